@@ -43,8 +43,7 @@ const BANNED_WORDS: [(&str, &str); 8] = [
     ("unimple", "mented!("),
 ];
 
-const BANNED_FILE_NAMES: [&str; 6] =
-    ["util.rs", "utils.rs", "common.rs", "helpers.rs", "manager.rs", "impls.rs"];
+const BANNED_FILE_NAMES: [&str; 6] = ["util.rs", "utils.rs", "common.rs", "helpers.rs", "manager.rs", "impls.rs"];
 
 fn fail_with(what: &str, findings: &[String]) {
     assert!(findings.is_empty(), "{what}:\n  {}", findings.join("\n  "));
@@ -107,7 +106,8 @@ fn the_compiler_keeps_the_outside_out() {
         let source = root().join(folder).join("src");
         let entry = ["lib.rs", "main.rs"].map(|name| source.join(name)).into_iter().find(|path| path.exists());
         let text = entry.map(|path| fs::read_to_string(path).expect("a source file is readable")).unwrap_or_default();
-        if NO_STD.contains(&folder) && !text.contains("#![no_std]") && !text.contains("#![cfg_attr(not(test), no_std)]") {
+        if NO_STD.contains(&folder) && !text.contains("#![no_std]") && !text.contains("#![cfg_attr(not(test), no_std)]")
+        {
             findings.push(format!("{folder} is not no_std"));
         }
         let has_source = !text.is_empty();
@@ -198,9 +198,8 @@ fn as_item(word: &str) -> Option<(&str, &str)> {
 
 fn declares(text: &str, name: &str) -> bool {
     ["struct ", "enum ", "trait ", "type "].iter().any(|kind| {
-        text.match_indices(&format!("{kind}{name}")).any(|(at, found)| {
-            !text[at + found.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-        })
+        text.match_indices(&format!("{kind}{name}"))
+            .any(|(at, found)| !text[at + found.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
     })
 }
 
