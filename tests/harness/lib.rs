@@ -1,4 +1,14 @@
 //! What the tests of this folder share. Holds no assertion about the product; those stand in the tests.
 #![forbid(unsafe_code)]
 
+use std::thread::JoinHandle;
+
+pub mod failing_fs;
+pub mod process;
 pub mod repository;
+
+/// A thread of a test: it reads pipes and plays clients, beside the broker's process.
+#[expect(clippy::disallowed_methods, reason = "a test's own threads run no part of a core")]
+pub(crate) fn thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    std::thread::spawn(body)
+}
