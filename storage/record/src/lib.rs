@@ -1,4 +1,45 @@
-//! placeholder
+//! Offsets, ids, the record batch of Kafka (magic 2), its checksum and its five codecs.
+//!
+//! This crate owns what a record batch *is*, on the wire and on disk (the two are the same bytes). It never does IO,
+//! never looks at a clock and never starts a thread: `no_std` with `alloc`, so the compiler keeps it that way.
+//! Nothing here indexes a slice, so bytes from a peer can be refused but cannot make it panic.
+//!
+//! The tour:
+//! - [`offset`][]: [`Offset`] and one type for each offset of a log ([`HighWatermark`], [`LogEndOffset`], …).
+//! - [`id`][]: topics, partitions, brokers, producers, epochs, sequences, timestamps.
+//! - [`batch`][]: [`RecordBatch`] is the borrowed view, [`BatchHeader`] its decoded header, [`validate`] the one pass over
+//!   header and body, [`Batches`] walks a concatenation.
+//! - [`patch`][]: the fields a broker sets, in a copy of the header ([`RawHeader`]) or in place.
+//! - [`record`][]: [`RecordIter`] reads the records of a batch and cannot read past it.
+//! - [`builder`][]: [`BatchBuilder`] makes batches.
+//! - [`compression`][]: [`compress`] and [`decompress`], the latter under a cap on its output.
+//! - [`checksum`][]: CRC-32C.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
 extern crate alloc;
+
+pub mod batch;
+pub mod builder;
+pub mod checksum;
+pub mod compression;
+pub mod id;
+pub mod offset;
+pub mod patch;
+pub mod record;
+mod varint;
+
+pub use batch::{
+    Attributes, BatchError, BatchHeader, Batches, HEADER_LEN, LOG_OVERHEAD, Origin, RecordBatch, TimestampType,
+    validate,
+};
+pub use builder::{BatchBuilder, BatchOptions, BuildError, RecordHeader};
+pub use compression::{Compression, CompressionError, compress, decompress};
+pub use id::{
+    BrokerId, LeaderEpoch, LogId, ParseTopicIdError, PartitionIndex, ProducerEpoch, ProducerId, Sequence, Timestamp,
+    TopicId,
+};
+pub use offset::{FlushedEndOffset, HighWatermark, LastStableOffset, LogEndOffset, LogStartOffset, Offset};
+pub use patch::RawHeader;
+pub use record::{Header, Headers, Record, RecordError, RecordIter, RecordsSummary};

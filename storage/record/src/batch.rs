@@ -1,0 +1,701 @@
+//! The record batch of magic 2: its header, its borrowed view, its validation.
+//!
+//! Owns what a batch must look like before anything else believes it. It decompresses only when asked to; the records inside are [`crate::record`]'s, the fields a broker sets are [`crate::patch`]'s.
+//!
+//! ```text
+//!  0 base offset        8 batch length      12 partition leader epoch   16 magic   17 CRC-32C
+//! 21 attributes        23 last offset delta 27 base timestamp           35 max timestamp
+//! 43 producer id       51 producer epoch    53 base sequence            57 record count     61 records …
+//! ```
+//! All big-endian. The batch length counts from byte 12; the checksum covers byte 21 to the end.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::checksum::{crc32c, crc32c_append};
+use crate::compression::{Compression, CompressionError, decompress};
+use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence, Timestamp};
+use crate::offset::Offset;
+use crate::record::{Record, RecordError, RecordIter, RecordsSummary};
+
+/// Bytes before the first record.
+pub const HEADER_LEN: usize = 61;
+/// Bytes that the batch length does not count: base offset and the length itself.
+pub const LOG_OVERHEAD: usize = 12;
+/// The only record format that is spoken here.
+pub const MAGIC: i8 = 2;
+
+/// Where the bytes covered by the checksum begin.
+pub(crate) const CRC_COVERS_FROM: usize = 21;
+/// The smallest legal batch length: a header and no record.
+const BATCH_LENGTH_MIN: usize = HEADER_LEN - LOG_OVERHEAD;
+const _: () = assert!(BATCH_LENGTH_MIN == 49);
+
+/// Who decides the timestamp of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TimestampType {
+    /// The producer: base timestamp plus the record's delta.
+    CreateTime,
+    /// The broker: every record reads as the batch's max timestamp.
+    LogAppendTime,
+}
+
+/// The attribute bits of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Attributes(pub i16);
+
+impl Attributes {
+    const CODEC_MASK: i16 = 0x07;
+    const LOG_APPEND_TIME: i16 = 0x08;
+    const TRANSACTIONAL: i16 = 0x10;
+    const CONTROL: i16 = 0x20;
+    const DELETE_HORIZON: i16 = 0x40;
+
+    /// The attributes with these properties and no delete horizon.
+    pub(crate) fn of(compression: Compression, timestamps: TimestampType, flags: [(Flag, bool); 2]) -> Self {
+        let mut bits = i16::from(compression.id());
+        if timestamps == TimestampType::LogAppendTime {
+            bits |= Self::LOG_APPEND_TIME;
+        }
+        for (flag, set) in flags {
+            bits |= if set { flag as i16 } else { 0 };
+        }
+        Attributes(bits)
+    }
+
+    /// The same attributes, but for this codec.
+    pub(crate) fn with_compression(self, compression: Compression) -> Self {
+        Attributes(self.0 & !Self::CODEC_MASK | i16::from(compression.id()))
+    }
+
+    /// The same attributes, but with timestamps set by the broker.
+    pub(crate) fn with_log_append_time(self) -> Self {
+        Attributes(self.0 | Self::LOG_APPEND_TIME)
+    }
+
+    /// The codec of the records, or `None` for the ids 5 to 7 that Kafka does not know.
+    pub fn compression(self) -> Option<Compression> {
+        Compression::from_id(self.codec_id())
+    }
+
+    /// The codec's id, 0 to 7.
+    pub fn codec_id(self) -> u8 {
+        (self.0 & Self::CODEC_MASK) as u8
+    }
+
+    /// Who set the timestamps.
+    pub fn timestamp_type(self) -> TimestampType {
+        if self.0 & Self::LOG_APPEND_TIME == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime }
+    }
+
+    /// Whether the batch belongs to a transaction.
+    pub fn is_transactional(self) -> bool {
+        self.0 & Self::TRANSACTIONAL != 0
+    }
+
+    /// Whether the batch is a marker of the broker (end of a transaction), not data.
+    pub fn is_control(self) -> bool {
+        self.0 & Self::CONTROL != 0
+    }
+
+    /// Whether the base timestamp is the time from which tombstones may go, set by compaction (KIP-534).
+    pub fn has_delete_horizon(self) -> bool {
+        self.0 & Self::DELETE_HORIZON != 0
+    }
+}
+
+/// The attribute bits that a builder may set by name.
+#[derive(Clone, Copy)]
+pub(crate) enum Flag {
+    Transactional = Attributes::TRANSACTIONAL as isize,
+    Control = Attributes::CONTROL as isize,
+}
+
+impl fmt::Debug for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attributes({:#06x})", self.0)
+    }
+}
+
+/// Every field of a batch header, decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// Offset that the batch's deltas count from. Compaction may have removed the record with delta 0.
+    pub base_offset: Offset,
+    /// Bytes after this field: the whole batch is [`LOG_OVERHEAD`] longer.
+    pub batch_length: i32,
+    /// The leadership that appended the batch; outside the checksum.
+    pub partition_leader_epoch: LeaderEpoch,
+    /// The format; always [`MAGIC`] in a [`RecordBatch`].
+    pub magic: i8,
+    /// CRC-32C of everything from the attributes on.
+    pub crc: u32,
+    /// Codec, timestamp type, transactional, control, delete horizon.
+    pub attributes: Attributes,
+    /// Delta of the last offset that the batch covers, whether or not its record is still there.
+    pub last_offset_delta: i32,
+    /// What timestamp deltas count from; under a delete horizon, that horizon.
+    pub base_timestamp: Timestamp,
+    /// The largest timestamp. From a producer it is a claim and may be [`Timestamp::NONE`] (sarama never sets it): see
+    /// [`RecordBatch::max_timestamp_is_plausible`].
+    pub max_timestamp: Timestamp,
+    /// The idempotent producer, or [`ProducerId::NONE`].
+    pub producer_id: ProducerId,
+    /// Its incarnation.
+    pub producer_epoch: ProducerEpoch,
+    /// The sequence of the record with delta 0.
+    pub base_sequence: Sequence,
+    /// How many records follow.
+    pub record_count: i32,
+}
+
+impl BatchHeader {
+    /// Decodes a header; any 61 bytes have a decoding.
+    pub fn decode(bytes: &[u8; HEADER_LEN]) -> Self {
+        let mut fields = Fields(bytes);
+        BatchHeader {
+            base_offset: Offset::new(i64::from_be_bytes(fields.take())),
+            batch_length: i32::from_be_bytes(fields.take()),
+            partition_leader_epoch: LeaderEpoch(i32::from_be_bytes(fields.take())),
+            magic: i8::from_be_bytes(fields.take()),
+            crc: u32::from_be_bytes(fields.take()),
+            attributes: Attributes(i16::from_be_bytes(fields.take())),
+            last_offset_delta: i32::from_be_bytes(fields.take()),
+            base_timestamp: Timestamp(i64::from_be_bytes(fields.take())),
+            max_timestamp: Timestamp(i64::from_be_bytes(fields.take())),
+            producer_id: ProducerId(i64::from_be_bytes(fields.take())),
+            producer_epoch: ProducerEpoch(i16::from_be_bytes(fields.take())),
+            base_sequence: Sequence(i32::from_be_bytes(fields.take())),
+            record_count: i32::from_be_bytes(fields.take()),
+        }
+    }
+
+    /// Encodes the header as it stands, checksum included.
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        let mut rest = bytes.as_mut_slice();
+        let mut put = |field: &[u8]| {
+            let (slot, tail) = core::mem::take(&mut rest).split_at_mut(field.len());
+            slot.copy_from_slice(field);
+            rest = tail;
+        };
+        put(&self.base_offset.get().to_be_bytes());
+        put(&self.batch_length.to_be_bytes());
+        put(&self.partition_leader_epoch.get().to_be_bytes());
+        put(&self.magic.to_be_bytes());
+        put(&self.crc.to_be_bytes());
+        put(&self.attributes.0.to_be_bytes());
+        put(&self.last_offset_delta.to_be_bytes());
+        put(&self.base_timestamp.get().to_be_bytes());
+        put(&self.max_timestamp.get().to_be_bytes());
+        put(&self.producer_id.get().to_be_bytes());
+        put(&self.producer_epoch.get().to_be_bytes());
+        put(&self.base_sequence.get().to_be_bytes());
+        put(&self.record_count.to_be_bytes());
+        assert!(rest.is_empty(), "the fields fill the header");
+        bytes
+    }
+
+    /// The last offset that the batch covers, inclusive. Wraps for a batch that [`validate`] refuses.
+    pub fn last_offset(&self) -> Offset {
+        Offset::new(self.base_offset.get().wrapping_add(i64::from(self.last_offset_delta)))
+    }
+
+    /// The offset after the batch. Wraps for a batch that [`validate`] refuses.
+    pub fn next_offset(&self) -> Offset {
+        Offset::new(self.last_offset().get().wrapping_add(1))
+    }
+
+    /// The sequence of the last record that the batch covers, or [`Sequence::NONE`].
+    pub fn last_sequence(&self) -> Sequence {
+        self.base_sequence.next(u32::try_from(self.last_offset_delta).unwrap_or(0))
+    }
+
+    /// The offset of one of the batch's records.
+    pub fn offset_of(&self, record: &Record<'_>) -> Offset {
+        Offset::new(self.base_offset.get().wrapping_add(i64::from(record.offset_delta)))
+    }
+
+    /// The timestamp of one of the batch's records, as a consumer sees it.
+    pub fn timestamp_of(&self, record: &Record<'_>) -> Timestamp {
+        match self.attributes.timestamp_type() {
+            TimestampType::CreateTime => Timestamp(self.base_timestamp.get().wrapping_add(record.timestamp_delta)),
+            TimestampType::LogAppendTime => self.max_timestamp,
+        }
+    }
+
+    /// Whether the batch has a sequence: it is an idempotent producer's.
+    pub fn has_producer(&self) -> bool {
+        self.producer_id.get() >= 0
+    }
+}
+
+/// Reads fields off the front of a header.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (field, rest) = self.0.split_first_chunk().expect("the fields of a header add up to its length");
+        self.0 = rest;
+        *field
+    }
+}
+
+/// One record batch in borrowed bytes: at least a header, of magic 2, cut to its own length. Nothing else is promised;
+/// [`validate`] promises the rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RecordBatch<'a> {
+    header: BatchHeader,
+    bytes: &'a [u8],
+}
+
+impl<'a> RecordBatch<'a> {
+    /// The batch at the start of `bytes`, whatever follows it. Only sizes and magic are checked.
+    ///
+    /// # Errors
+    /// [`BatchError::Truncated`], [`BatchError::Length`], [`BatchError::Magic`].
+    pub fn peek(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        // The magic is at the same place in all formats, so an old batch is called old, not short.
+        if let Some(&magic) = bytes.get(16)
+            && magic as i8 != MAGIC
+        {
+            return Err(BatchError::Magic { magic: magic as i8 });
+        }
+        let truncated = |needed| BatchError::Truncated { needed, available: bytes.len() };
+        let header = bytes.first_chunk::<HEADER_LEN>().ok_or(truncated(HEADER_LEN))?;
+        let header = BatchHeader::decode(header);
+        let length = usize::try_from(header.batch_length)
+            .ok()
+            .filter(|length| *length >= BATCH_LENGTH_MIN)
+            .ok_or(BatchError::Length { length: header.batch_length })?;
+        let size = LOG_OVERHEAD + length;
+        let bytes = bytes.get(..size).ok_or(truncated(size))?;
+        Ok(RecordBatch { header, bytes })
+    }
+
+    /// The decoded header.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// The whole batch, header included.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The header's bytes.
+    pub fn header_bytes(&self) -> &'a [u8; HEADER_LEN] {
+        self.bytes.first_chunk().expect("a batch has a header")
+    }
+
+    /// The bytes after the header: the records, compressed if the attributes say so.
+    pub fn body(&self) -> &'a [u8] {
+        let (_, body) = self.bytes.split_at(HEADER_LEN);
+        body
+    }
+
+    /// The size of the whole batch in bytes, at least [`HEADER_LEN`].
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty: it has a header")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// See [`BatchHeader::base_offset`].
+    pub fn base_offset(&self) -> Offset {
+        self.header.base_offset
+    }
+
+    /// See [`BatchHeader::last_offset`].
+    pub fn last_offset(&self) -> Offset {
+        self.header.last_offset()
+    }
+
+    /// See [`BatchHeader::next_offset`].
+    pub fn next_offset(&self) -> Offset {
+        self.header.next_offset()
+    }
+
+    /// See [`BatchHeader::last_offset_delta`].
+    pub fn last_offset_delta(&self) -> i32 {
+        self.header.last_offset_delta
+    }
+
+    /// See [`BatchHeader::partition_leader_epoch`].
+    pub fn partition_leader_epoch(&self) -> LeaderEpoch {
+        self.header.partition_leader_epoch
+    }
+
+    /// See [`BatchHeader::crc`].
+    pub fn crc(&self) -> u32 {
+        self.header.crc
+    }
+
+    /// See [`BatchHeader::attributes`].
+    pub fn attributes(&self) -> Attributes {
+        self.header.attributes
+    }
+
+    /// The codec of the records, or `None` if it is not one of the five.
+    pub fn compression(&self) -> Option<Compression> {
+        self.header.attributes.compression()
+    }
+
+    /// See [`Attributes::timestamp_type`].
+    pub fn timestamp_type(&self) -> TimestampType {
+        self.header.attributes.timestamp_type()
+    }
+
+    /// See [`Attributes::is_transactional`].
+    pub fn is_transactional(&self) -> bool {
+        self.header.attributes.is_transactional()
+    }
+
+    /// See [`Attributes::is_control`].
+    pub fn is_control(&self) -> bool {
+        self.header.attributes.is_control()
+    }
+
+    /// See [`BatchHeader::base_timestamp`].
+    pub fn base_timestamp(&self) -> Timestamp {
+        self.header.base_timestamp
+    }
+
+    /// See [`BatchHeader::max_timestamp`].
+    pub fn max_timestamp(&self) -> Timestamp {
+        self.header.max_timestamp
+    }
+
+    /// See [`BatchHeader::producer_id`].
+    pub fn producer_id(&self) -> ProducerId {
+        self.header.producer_id
+    }
+
+    /// See [`BatchHeader::producer_epoch`].
+    pub fn producer_epoch(&self) -> ProducerEpoch {
+        self.header.producer_epoch
+    }
+
+    /// See [`BatchHeader::base_sequence`].
+    pub fn base_sequence(&self) -> Sequence {
+        self.header.base_sequence
+    }
+
+    /// See [`BatchHeader::last_sequence`].
+    pub fn last_sequence(&self) -> Sequence {
+        self.header.last_sequence()
+    }
+
+    /// See [`BatchHeader::record_count`].
+    pub fn record_count(&self) -> i32 {
+        self.header.record_count
+    }
+
+    /// Whether the max timestamp can be what the records say. If not, a broker computes it from the records
+    /// ([`RecordsSummary::max_timestamp`]) and writes it ([`crate::RawHeader::set_max_timestamp`]), as Kafka does.
+    pub fn max_timestamp_is_plausible(&self) -> bool {
+        self.timestamp_type() == TimestampType::LogAppendTime
+            || self.attributes().has_delete_horizon()
+            || self.header.max_timestamp >= self.header.base_timestamp
+    }
+
+    /// The checksum of the batch as it stands.
+    pub fn computed_crc(&self) -> u32 {
+        let (_, covered) = self.bytes.split_at(CRC_COVERS_FROM);
+        crc32c(covered)
+    }
+
+    /// The records of a batch that is not compressed; of another, use [`RecordBatch::records_in`].
+    ///
+    /// # Panics
+    /// If the batch is compressed.
+    pub fn records(&self) -> RecordIter<'a> {
+        assert!(self.compression() == Some(Compression::None), "compressed records must be decompressed first");
+        self.records_in(self.body())
+    }
+
+    /// The records of this batch in `body`, its body once decompressed.
+    pub fn records_in<'b>(&self, body: &'b [u8]) -> RecordIter<'b> {
+        RecordIter::new(body, self.header.record_count)
+    }
+
+    /// The body once decompressed, at most `output_max` bytes of it: the batch's own bytes if it is not compressed, else
+    /// `scratch`, which is overwritten.
+    ///
+    /// # Errors
+    /// [`CompressionError`], `Unsupported` for an unknown codec too.
+    pub fn uncompressed_body<'b>(
+        &self,
+        output_max: usize,
+        scratch: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], CompressionError>
+    where
+        'a: 'b,
+    {
+        let codec = self.compression().ok_or(CompressionError::Unsupported { what: "an unknown codec" })?;
+        // What compaction leaves of an empty batch has a codec but nothing that it could have written.
+        if codec == Compression::None || self.body().is_empty() && self.header.record_count == 0 {
+            return Ok(self.body());
+        }
+        scratch.clear();
+        decompress(codec, self.body(), output_max, scratch)?;
+        Ok(scratch)
+    }
+
+    /// Reads every record in `body` (the batch's own, once decompressed) and holds them against the header.
+    ///
+    /// # Errors
+    /// [`RecordError`] for a record that cannot be read or whose offset does not fit: from a producer the deltas are
+    /// 0, 1, 2 …; in a log they grow and end within the last offset delta.
+    pub fn check_records(&self, body: &[u8], origin: Origin) -> Result<RecordsSummary, RecordError> {
+        RecordsSummary::read(&self.header, body, origin)
+    }
+}
+
+impl fmt::Debug for RecordBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordBatch").field("header", &self.header).field("len", &self.bytes.len()).finish()
+    }
+}
+
+/// Where a batch comes from, and so what may be in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A producer: every record is there, nothing is set that only a broker sets.
+    Producer,
+    /// A log or its leader: compaction may have removed records, even all; control batches are legal.
+    Log,
+}
+
+/// Checks the one batch in `bytes`, header and body, in one pass; the records inside are checked only as far as the
+/// checksum does ([`RecordBatch::check_records`] does the rest).
+///
+/// # Errors
+/// The first rule that is broken, in this order: size, magic, nothing behind the batch, checksum, codec, counts, and
+/// from a producer what only a broker may set.
+pub fn validate(bytes: &[u8], origin: Origin) -> Result<RecordBatch<'_>, BatchError> {
+    let batch = RecordBatch::peek(bytes)?;
+    if batch.len() < bytes.len() {
+        return Err(BatchError::TrailingBytes { count: bytes.len() - batch.len() });
+    }
+    check_crc(&batch)?;
+    check_header(batch.header(), origin)?;
+    Ok(batch)
+}
+
+fn check_crc(batch: &RecordBatch<'_>) -> Result<(), BatchError> {
+    let computed = batch.computed_crc();
+    if computed != batch.crc() {
+        return Err(BatchError::Checksum { stored: batch.crc(), computed });
+    }
+    Ok(())
+}
+
+/// The rules that need only the header.
+fn check_header(header: &BatchHeader, origin: Origin) -> Result<(), BatchError> {
+    if header.attributes.compression().is_none() {
+        return Err(BatchError::Codec { id: header.attributes.codec_id() });
+    }
+    let counts = BatchError::RecordCount { count: header.record_count, last_offset_delta: header.last_offset_delta };
+    if header.record_count < 0 || header.last_offset_delta < 0 {
+        return Err(counts);
+    }
+    // In 64 bits: a last offset delta of 2^31-1 is legal.
+    let offsets = i64::from(header.last_offset_delta) + 1;
+    match origin {
+        Origin::Producer if i64::from(header.record_count) != offsets => Err(counts),
+        Origin::Log if i64::from(header.record_count) > offsets => Err(counts),
+        Origin::Producer => check_producer_fields(header),
+        Origin::Log => check_offsets(header),
+    }
+}
+
+fn check_producer_fields(header: &BatchHeader) -> Result<(), BatchError> {
+    let attributes = header.attributes;
+    if attributes.is_control() {
+        return Err(BatchError::Control);
+    }
+    if attributes.timestamp_type() == TimestampType::LogAppendTime {
+        return Err(BatchError::TimestampType);
+    }
+    if attributes.has_delete_horizon() {
+        return Err(BatchError::DeleteHorizon);
+    }
+    if header.base_timestamp < Timestamp::NONE {
+        return Err(BatchError::Timestamp { timestamp: header.base_timestamp });
+    }
+    let sequenced = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
+    if header.has_producer() && !sequenced || attributes.is_transactional() && !header.has_producer() {
+        return Err(BatchError::Producer {
+            producer_id: header.producer_id,
+            producer_epoch: header.producer_epoch,
+            base_sequence: header.base_sequence,
+        });
+    }
+    Ok(())
+}
+
+fn check_offsets(header: &BatchHeader) -> Result<(), BatchError> {
+    let end = header.base_offset.checked_add(i64::from(header.last_offset_delta)).and_then(|last| last.checked_add(1));
+    if header.base_offset < Offset::ZERO || end.is_none() {
+        return Err(BatchError::Offsets { base_offset: header.base_offset });
+    }
+    Ok(())
+}
+
+/// Why bytes are not a record batch that may be kept. Each variant names the Kafka error that a broker answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchError {
+    /// The bytes end inside the batch. CORRUPT_MESSAGE.
+    Truncated {
+        /// Bytes that the batch has, or that a header has if even that is cut.
+        needed: usize,
+        /// Bytes that are there.
+        available: usize,
+    },
+    /// The batch length is below that of an empty batch. CORRUPT_MESSAGE.
+    Length {
+        /// The length field.
+        length: i32,
+    },
+    /// The format is not magic 2. INVALID_RECORD from a producer (0 and 1 are Kafka's old formats), else
+    /// CORRUPT_MESSAGE.
+    Magic {
+        /// The magic byte.
+        magic: i8,
+    },
+    /// More bytes follow the batch. INVALID_RECORD: a producer sends one batch for a partition.
+    TrailingBytes {
+        /// How many.
+        count: usize,
+    },
+    /// The checksum does not fit. CORRUPT_MESSAGE.
+    Checksum {
+        /// What the header says.
+        stored: u32,
+        /// What the bytes give.
+        computed: u32,
+    },
+    /// The codec id is not one of Kafka's five. UNSUPPORTED_COMPRESSION_TYPE.
+    Codec {
+        /// The id, 5 to 7.
+        id: u8,
+    },
+    /// Record count and last offset delta contradict each other. INVALID_RECORD.
+    RecordCount {
+        /// The record count.
+        count: i32,
+        /// The last offset delta; from a producer it is one less than the count.
+        last_offset_delta: i32,
+    },
+    /// The offsets of a stored batch are negative or overflow. CORRUPT_MESSAGE.
+    Offsets {
+        /// The base offset.
+        base_offset: Offset,
+    },
+    /// A producer sent a control batch. INVALID_RECORD.
+    Control,
+    /// A producer claims that the broker set the timestamps. INVALID_TIMESTAMP.
+    TimestampType,
+    /// A producer set a delete horizon. INVALID_RECORD.
+    DeleteHorizon,
+    /// A producer's base timestamp is negative and not "none". INVALID_TIMESTAMP.
+    Timestamp {
+        /// The base timestamp.
+        timestamp: Timestamp,
+    },
+    /// Producer id, epoch and sequence do not go together. INVALID_RECORD.
+    Producer {
+        /// The producer id.
+        producer_id: ProducerId,
+        /// Needed once there is a producer id.
+        producer_epoch: ProducerEpoch,
+        /// Needed once there is a producer id.
+        base_sequence: Sequence,
+    },
+}
+
+impl fmt::Display for BatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated { needed, available } => {
+                write!(f, "record batch needs {needed} bytes, {available} are there")
+            }
+            Self::Length { length } => write!(f, "batch length {length} is below {BATCH_LENGTH_MIN}"),
+            Self::Magic { magic } => write!(f, "record format (magic) {magic}; only {MAGIC} is supported"),
+            Self::TrailingBytes { count } => write!(f, "{count} bytes follow the record batch"),
+            Self::Checksum { stored, computed } => {
+                write!(f, "record batch checksum is {stored:#010x}, its bytes give {computed:#010x}")
+            }
+            Self::Codec { id } => write!(f, "unknown compression codec {id}"),
+            Self::RecordCount { count, last_offset_delta } => {
+                write!(f, "record count {count} does not fit last offset delta {last_offset_delta}")
+            }
+            Self::Offsets { base_offset } => write!(f, "base offset {base_offset} is negative or overflows"),
+            Self::Control => f.write_str("a producer may not write control batches"),
+            Self::TimestampType => f.write_str("a producer may not write log append times"),
+            Self::DeleteHorizon => f.write_str("a producer may not set a delete horizon"),
+            Self::Timestamp { timestamp } => write!(f, "negative base timestamp {timestamp}"),
+            Self::Producer { producer_id, producer_epoch, base_sequence } => write!(
+                f,
+                "producer id {producer_id}, epoch {producer_epoch} and base sequence {base_sequence} do not go together"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for BatchError {}
+
+/// The batches of a concatenation, as a fetch returns them and a segment holds them.
+///
+/// A last batch that is cut short ends the iteration without an error (Kafka's brokers send such); what is left of it
+/// is [`Batches::rest`]. Any other damage is returned once and ends it too.
+#[derive(Debug, Clone)]
+pub struct Batches<'a> {
+    rest: &'a [u8],
+    done: bool,
+}
+
+impl<'a> Batches<'a> {
+    /// Walks the batches in `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Batches { rest: bytes, done: false }
+    }
+
+    /// What has not been returned yet: after the end, the cut batch, or the damaged bytes.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Batches<'a> {
+    type Item = Result<RecordBatch<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done || self.rest.is_empty() {
+            return None;
+        }
+        match RecordBatch::peek(self.rest) {
+            Ok(batch) => {
+                let (_, rest) = self.rest.split_at(batch.len());
+                self.rest = rest;
+                Some(Ok(batch))
+            }
+            Err(BatchError::Truncated { .. }) => {
+                self.done = true;
+                None
+            }
+            Err(error) => {
+                self.done = true;
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl core::iter::FusedIterator for Batches<'_> {}
+
+/// The checksum of a batch with this header (from its attributes on) and this body.
+pub(crate) fn crc_of(header: &[u8; HEADER_LEN], body: &[u8]) -> u32 {
+    let (_, covered) = header.split_at(CRC_COVERS_FROM);
+    crc32c_append(crc32c(covered), body)
+}

@@ -1,0 +1,271 @@
+//! Building record batches: by a producer from records, by a broker from a batch it read.
+//!
+//! Owns the layout of a batch that is written. It never looks at a clock: timestamps come with the records.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::batch::{Attributes, BatchHeader, Flag, HEADER_LEN, LOG_OVERHEAD, MAGIC, TimestampType, crc_of};
+use crate::compression::{self, Compression, CompressionError};
+use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence, Timestamp};
+use crate::offset::Offset;
+use crate::record::{self, Header, Prefix, Record};
+
+/// A header to be written; what [`crate::Headers::iter`] yields.
+pub type RecordHeader<'a> = Header<'a>;
+
+/// What a batch says about itself besides its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Offset of the first record; a producer writes 0.
+    pub base_offset: Offset,
+    /// The leadership that appends; a producer writes -1.
+    pub partition_leader_epoch: LeaderEpoch,
+    /// How the records are compressed.
+    pub compression: Compression,
+    /// The codec's level, or its default: see [`compression::compress`].
+    pub compression_level: Option<i32>,
+    /// With a time here every record reads as appended then.
+    pub log_append_time: Option<Timestamp>,
+    /// The idempotent producer, or [`ProducerId::NONE`].
+    pub producer_id: ProducerId,
+    /// Its incarnation.
+    pub producer_epoch: ProducerEpoch,
+    /// The sequence of the first record.
+    pub base_sequence: Sequence,
+    /// Whether the batch belongs to a transaction.
+    pub transactional: bool,
+    /// Whether the batch is a broker's marker.
+    pub control: bool,
+}
+
+impl Default for BatchOptions {
+    /// What a producer that is not idempotent writes, uncompressed.
+    fn default() -> Self {
+        BatchOptions {
+            base_offset: Offset::ZERO,
+            partition_leader_epoch: LeaderEpoch::NONE,
+            compression: Compression::None,
+            compression_level: None,
+            log_append_time: None,
+            producer_id: ProducerId::NONE,
+            producer_epoch: ProducerEpoch::NONE,
+            base_sequence: Sequence::NONE,
+            transactional: false,
+            control: false,
+        }
+    }
+}
+
+/// Collects records and writes them as one batch.
+///
+/// [`BatchBuilder::new`] starts a new batch: offsets and timestamps follow from what is pushed.
+/// [`BatchBuilder::rewrite`] starts from the header of a batch that exists: it keeps its offsets, timestamps and
+/// producer whatever records are retained, as compaction and recompression need.
+#[derive(Debug, Clone)]
+pub struct BatchBuilder {
+    /// The header as it will be written, but for length, count and checksum.
+    header: BatchHeader,
+    compression: Compression,
+    compression_level: Option<i32>,
+    /// The records, coded, not compressed.
+    records: Vec<u8>,
+    count: i32,
+    kind: Kind,
+}
+
+/// Where offsets and timestamps come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    Rewrite,
+}
+
+impl BatchBuilder {
+    /// A new batch without records.
+    pub fn new(options: BatchOptions) -> Self {
+        let timestamps = match options.log_append_time {
+            Some(_) => TimestampType::LogAppendTime,
+            None => TimestampType::CreateTime,
+        };
+        let flags = [(Flag::Transactional, options.transactional), (Flag::Control, options.control)];
+        let header = BatchHeader {
+            base_offset: options.base_offset,
+            batch_length: 0,
+            partition_leader_epoch: options.partition_leader_epoch,
+            magic: MAGIC,
+            crc: 0,
+            attributes: Attributes::of(options.compression, timestamps, flags),
+            last_offset_delta: -1,
+            base_timestamp: Timestamp::NONE,
+            max_timestamp: options.log_append_time.unwrap_or(Timestamp::NONE),
+            producer_id: options.producer_id,
+            producer_epoch: options.producer_epoch,
+            base_sequence: options.base_sequence,
+            record_count: 0,
+        };
+        Self::with_header(header, options.compression, options.compression_level, Kind::New)
+    }
+
+    /// A batch that keeps everything `header` says but length, count, checksum and codec; the records to keep are given
+    /// to [`BatchBuilder::retain`].
+    pub fn rewrite(header: &BatchHeader, compression: Compression, compression_level: Option<i32>) -> Self {
+        let header = BatchHeader { attributes: header.attributes.with_compression(compression), ..*header };
+        Self::with_header(header, compression, compression_level, Kind::Rewrite)
+    }
+
+    fn with_header(header: BatchHeader, compression: Compression, level: Option<i32>, kind: Kind) -> Self {
+        BatchBuilder { header, compression, compression_level: level, records: Vec::new(), count: 0, kind }
+    }
+
+    /// Adds a record at the next offset. Its timestamp may be anything; the first one becomes the base timestamp.
+    ///
+    /// # Errors
+    /// [`BuildError::TooLarge`] if the batch would exceed 2^31-1 bytes; it stays as it was.
+    ///
+    /// # Panics
+    /// On a builder made by [`BatchBuilder::rewrite`].
+    pub fn push(
+        &mut self,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader<'_>],
+    ) -> Result<(), BuildError> {
+        assert!(self.kind == Kind::New, "a rewritten batch has no next offset");
+        let base = if self.count == 0 { timestamp } else { self.header.base_timestamp };
+        let timestamp_delta = timestamp.get().wrapping_sub(base.get());
+        let prefix = Prefix { attributes: 0, timestamp_delta, offset_delta: self.count, key, value };
+        let headers_len = headers.iter().map(|h| record::len_bytes(Some(h.key)) + record::len_bytes(h.value)).sum();
+        self.make_room(prefix.size(headers.len(), headers_len))?;
+        prefix.write(headers.len(), headers_len, &mut self.records);
+        for header in headers {
+            record::write_bytes(Some(header.key), &mut self.records);
+            record::write_bytes(header.value, &mut self.records);
+        }
+        self.header.base_timestamp = base;
+        self.header.last_offset_delta = self.count;
+        if self.header.attributes.timestamp_type() == TimestampType::CreateTime {
+            self.header.max_timestamp =
+                if self.count == 0 { timestamp } else { self.header.max_timestamp.max(timestamp) };
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Keeps a record of the batch that is rewritten, at its own offset.
+    ///
+    /// # Errors
+    /// [`BuildError::TooLarge`] if the batch would exceed 2^31-1 bytes; it stays as it was.
+    ///
+    /// # Panics
+    /// On a builder made by [`BatchBuilder::new`].
+    pub fn retain(&mut self, record: &Record<'_>) -> Result<(), BuildError> {
+        assert!(self.kind == Kind::Rewrite, "a new batch gives its records their offsets");
+        self.make_room(record.size())?;
+        record.write(&mut self.records);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Refuses a record of `size` bytes that the length field of the batch could not count.
+    fn make_room(&mut self, size: usize) -> Result<(), BuildError> {
+        let length = self.size_uncompressed() - LOG_OVERHEAD + size;
+        if length > i32::MAX as usize {
+            return Err(BuildError::TooLarge { length });
+        }
+        self.records.reserve(size);
+        Ok(())
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The size of the batch in bytes, header included, if it were not compressed.
+    pub fn size_uncompressed(&self) -> usize {
+        HEADER_LEN + self.records.len()
+    }
+
+    /// What [`BatchBuilder::push`] would add to [`BatchBuilder::size_uncompressed`] at most, whatever the timestamps and
+    /// however many records there are.
+    pub fn record_size_max(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[RecordHeader<'_>]) -> usize {
+        let headers_len = headers.iter().map(|h| record::len_bytes(Some(h.key)) + record::len_bytes(h.value)).sum();
+        let widest = Prefix { attributes: 0, timestamp_delta: i64::MIN, offset_delta: i32::MAX, key, value };
+        widest.size(headers.len(), headers_len)
+    }
+
+    /// Appends the batch to `out` and returns its header. A batch without records is legal when rewriting.
+    ///
+    /// # Errors
+    /// [`BuildError`]; `out` is then as it was.
+    ///
+    /// # Panics
+    /// If a new batch has no records.
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<BatchHeader, BuildError> {
+        assert!(self.kind == Kind::Rewrite || self.count > 0, "a new batch has records");
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_LEN]);
+        let built = self.write_body(out).and_then(|()| self.write_header(out, start));
+        if built.is_err() {
+            out.truncate(start);
+        }
+        built
+    }
+
+    fn write_body(&self, out: &mut Vec<u8>) -> Result<(), BuildError> {
+        // An empty batch has no body at all, whatever its codec: that is how compaction leaves it.
+        if self.count == 0 {
+            return Ok(());
+        }
+        compression::compress(self.compression, self.compression_level, &self.records, out)?;
+        Ok(())
+    }
+
+    /// Fills in the header now that the body is behind it.
+    fn write_header(&mut self, out: &mut [u8], start: usize) -> Result<BatchHeader, BuildError> {
+        let (_, batch) = out.split_at_mut(start);
+        let (slot, body) = batch.split_first_chunk_mut::<HEADER_LEN>().expect("the header was reserved");
+        let length = HEADER_LEN - LOG_OVERHEAD + body.len();
+        self.header.batch_length = i32::try_from(length).map_err(|_| BuildError::TooLarge { length })?;
+        self.header.record_count = self.count;
+        self.header.crc = crc_of(&self.header.encode(), body);
+        *slot = self.header.encode();
+        Ok(self.header)
+    }
+}
+
+/// Why a batch cannot be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildError {
+    /// It would be larger than the length field can say.
+    TooLarge {
+        /// What the length field would have to say.
+        length: usize,
+    },
+    /// The codec failed.
+    Compression(CompressionError),
+}
+
+impl From<CompressionError> for BuildError {
+    fn from(error: CompressionError) -> Self {
+        BuildError::Compression(error)
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { length } => write!(f, "a record batch of length {length} is too large"),
+            Self::Compression(error) => fmt::Display::fmt(error, f),
+        }
+    }
+}
+
+impl core::error::Error for BuildError {}

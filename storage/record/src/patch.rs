@@ -1,0 +1,97 @@
+//! The fields of a batch that a broker sets: base offset, leader epoch, timestamps.
+//!
+//! Owns changing a header without touching the body. It never repairs: where the checksum must follow a change it is
+//! computed from the old one and the change alone, so a body that was damaged before stays detectably damaged after.
+
+use core::ops::Range;
+
+use crate::batch::{Attributes, BatchHeader, CRC_COVERS_FROM, HEADER_LEN, RecordBatch};
+use crate::checksum::{crc32c, crc32c_combine};
+use crate::id::{LeaderEpoch, Timestamp};
+use crate::offset::Offset;
+
+const BASE_OFFSET: Range<usize> = 0..8;
+const LEADER_EPOCH: Range<usize> = 12..16;
+const CRC: Range<usize> = 17..21;
+const ATTRIBUTES: Range<usize> = 21..23;
+const MAX_TIMESTAMP: Range<usize> = 35..43;
+const _: () = assert!(CRC.end == CRC_COVERS_FROM && ATTRIBUTES.start == CRC_COVERS_FROM);
+
+/// A copy of a batch's header that can be changed, to be written in its place, before the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawHeader {
+    bytes: [u8; HEADER_LEN],
+    /// Bytes of the body, which the checksum also covers.
+    body_len: usize,
+}
+
+impl RawHeader {
+    /// A copy of the header of `batch`.
+    pub fn copy_of(batch: &RecordBatch<'_>) -> Self {
+        RawHeader { bytes: *batch.header_bytes(), body_len: batch.body().len() }
+    }
+
+    /// The header's bytes.
+    pub fn bytes(&self) -> &[u8; HEADER_LEN] {
+        &self.bytes
+    }
+
+    /// The header, decoded.
+    pub fn decode(&self) -> BatchHeader {
+        BatchHeader::decode(&self.bytes)
+    }
+
+    /// Sets the base offset; it is outside the checksum.
+    pub fn set_base_offset(&mut self, offset: Offset) {
+        put(&mut self.bytes, BASE_OFFSET, &offset.get().to_be_bytes());
+    }
+
+    /// Sets the partition leader epoch; it is outside the checksum.
+    pub fn set_leader_epoch(&mut self, epoch: LeaderEpoch) {
+        put(&mut self.bytes, LEADER_EPOCH, &epoch.get().to_be_bytes());
+    }
+
+    /// Makes every record read as appended at `timestamp`; the base timestamp stays the producer's. The checksum
+    /// follows.
+    pub fn set_log_append_time(&mut self, timestamp: Timestamp) {
+        let attributes = self.decode().attributes.with_log_append_time();
+        self.set_covered(attributes, timestamp);
+    }
+
+    /// Sets the max timestamp to what the records say. The checksum follows.
+    pub fn set_max_timestamp(&mut self, timestamp: Timestamp) {
+        self.set_covered(self.decode().attributes, timestamp);
+    }
+
+    fn set_covered(&mut self, attributes: Attributes, max_timestamp: Timestamp) {
+        let before = self.covered_crc();
+        put(&mut self.bytes, ATTRIBUTES, &attributes.0.to_be_bytes());
+        put(&mut self.bytes, MAX_TIMESTAMP, &max_timestamp.get().to_be_bytes());
+        let change = before ^ self.covered_crc();
+        let crc = crc32c_combine(change, self.decode().crc, self.body_len);
+        put(&mut self.bytes, CRC, &crc.to_be_bytes());
+    }
+
+    /// The checksum of that part of the header which the batch's checksum covers.
+    fn covered_crc(&self) -> u32 {
+        let (_, covered) = self.bytes.split_at(CRC_COVERS_FROM);
+        crc32c(covered)
+    }
+}
+
+fn put(bytes: &mut [u8; HEADER_LEN], place: Range<usize>, value: &[u8]) {
+    bytes.get_mut(place).expect("the fields of a header lie inside it").copy_from_slice(value);
+}
+
+/// Changes the header of the batch at the start of `bytes` in place. The bytes must be a batch that [`crate::validate`]
+/// or [`RecordBatch::peek`] accepted.
+///
+/// # Panics
+/// If `bytes` do not start with a whole batch.
+pub fn patch_in_place(bytes: &mut [u8], change: impl FnOnce(&mut RawHeader)) {
+    let batch = RecordBatch::peek(bytes).expect("only a batch that was accepted is patched");
+    let mut header = RawHeader::copy_of(&batch);
+    change(&mut header);
+    let (slot, _) = bytes.split_first_chunk_mut::<HEADER_LEN>().expect("a batch has a header");
+    *slot = header.bytes;
+}
