@@ -1,2 +1,51 @@
-//! placeholder
-#![expect(unsafe_code, reason = "the ring, the buffers and the cross-core queue live here")]
+//! One core's kernel: an executor for plain futures, timers, files, sockets, buffers, and the rings that cross cores.
+//!
+//! A core is a value. [`Executor`] owns everything that a core needs and [`Io`] is the cheap handle that its tasks carry;
+//! there are no thread-locals and no process globals, so that one thread can run many cores (the simulator does) and a
+//! core can run as one future inside a foreign runtime.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `executor.rs` | tasks, the loop, [`Executor`], [`Task`] |
+//! | `io.rs` | [`Io`], the choice of a backend, the seam that backends implement |
+//! | `op.rs` | operations in flight and who owns their memory |
+//! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
+//! | `buffer.rs` | [`Buffer`] and [`Lease`] |
+//! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
+//! | `sync.rs` | primitives between tasks of one core |
+//! | `ring.rs`, `wake.rs` | what crosses cores: the ring and the wake-up |
+//! | `uring.rs`, `blocking.rs`, `sim.rs` | the backends |
+//! | `send_file.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
+//!
+//! An operation owns its buffers until the kernel has finished with them. Dropping the future of an operation gives up
+//! its result, never its memory: see `op.rs`.
+
+mod blocking;
+mod buffer;
+mod error;
+mod executor;
+mod file;
+mod io;
+mod op;
+mod os;
+mod pool;
+pub mod ring;
+mod send_file;
+mod signal;
+pub mod sim;
+mod socket;
+pub mod sync;
+pub mod threads;
+mod timer;
+mod uring;
+mod wake;
+
+pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
+pub use error::Error;
+pub use executor::{Executor, Panicked, Task};
+pub use file::{DirEntry, EntryKind, File, LockError, Metadata, OpenOptions};
+pub use io::{Backend, Io, IoConfig};
+pub use signal::{Signal, Signals};
+pub use socket::{ListenOptions, Listener, Socket};
+pub use timer::{Elapsed, Monotonic};
+pub use wake::RemoteWaker;

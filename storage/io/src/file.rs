@@ -1,0 +1,399 @@
+//! Files and directories: the handle, and the operations that [`Io`] offers on it.
+//!
+//! Owns the shape of the operations and what their errors say. Never calls the system itself: the backends do.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::buffer::{Buffer, Lease};
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::op::{Op, Outcome, SyncKind, Value};
+use crate::sim::SimFile;
+
+/// An open file. Clones share it; the last to drop closes it. May be used from any core.
+#[derive(Clone)]
+pub struct File {
+    inner: Arc<FileInner>,
+}
+
+struct FileInner {
+    path: PathBuf,
+    kind: FileKind,
+}
+
+/// Whose file it is.
+pub(crate) enum FileKind {
+    Os(OwnedFd),
+    Sim(SimFile),
+}
+
+impl File {
+    pub(crate) fn new(path: PathBuf, kind: FileKind) -> File {
+        File { inner: Arc::new(FileInner { path, kind }) }
+    }
+
+    /// The path that it was opened by. A rename since then does not show.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    pub(crate) fn kind(&self) -> &FileKind {
+        &self.inner.kind
+    }
+
+    /// The operating system's descriptor.
+    ///
+    /// # Panics
+    ///
+    /// If the file is a simulated one: it was given to another backend's core.
+    pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsRawFd;
+        match &self.inner.kind {
+            FileKind::Os(descriptor) => descriptor.as_raw_fd(),
+            FileKind::Sim(_) => panic!("a simulated file outside of the simulator: {}", self.inner.path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({})", self.inner.path.display())
+    }
+}
+
+/// How to open a file. Begins as "read an existing file".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenOptions {
+    pub(crate) write: bool,
+    pub(crate) create: bool,
+    pub(crate) create_new: bool,
+    pub(crate) truncate: bool,
+    pub(crate) direct: bool,
+}
+
+impl OpenOptions {
+    /// Reads an existing file.
+    pub const fn read() -> OpenOptions {
+        OpenOptions { write: false, create: false, create_new: false, truncate: false, direct: false }
+    }
+
+    /// Reads and writes an existing file.
+    pub const fn read_write() -> OpenOptions {
+        OpenOptions { write: true, ..OpenOptions::read() }
+    }
+
+    /// Reads and writes a file, created if it is not there.
+    pub const fn create() -> OpenOptions {
+        OpenOptions { create: true, ..OpenOptions::read_write() }
+    }
+
+    /// Reads and writes a file that must not be there yet.
+    pub const fn create_new() -> OpenOptions {
+        OpenOptions { create_new: true, ..OpenOptions::create() }
+    }
+
+    /// The same, cut to length 0.
+    pub const fn truncate(self) -> OpenOptions {
+        OpenOptions { truncate: true, ..self }
+    }
+
+    /// The same, past the page cache (O_DIRECT): positions, lengths and memory are multiples of 4,096 then.
+    pub const fn direct(self) -> OpenOptions {
+        OpenOptions { direct: true, ..self }
+    }
+}
+
+/// What kind of thing a path names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// Anything else, symbolic links included.
+    Other,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DirEntry {
+    /// The last part of the path. Bytes that are no UTF-8 are replaced: no file of ours has such a name.
+    pub name: String,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What is known of a file or directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metadata {
+    /// The length in bytes.
+    pub len: u64,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The last change of its bytes, in milliseconds since 1970-01-01 UTC.
+    pub modified_ms: i64,
+}
+
+/// Why [`Io::lock_exclusive`] gave no lock.
+#[derive(Debug)]
+pub enum LockError {
+    /// Somebody else holds it: the process id, if the holder has written it.
+    Locked {
+        /// The process that holds the lock.
+        pid: Option<u32>,
+    },
+    /// The system failed.
+    Failed(Error),
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::Locked { pid: Some(pid) } => write!(f, "locked by process {pid}"),
+            LockError::Locked { pid: None } => f.write_str("locked by another process"),
+            LockError::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LockError {}
+
+/// Operations on open files.
+impl Io {
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// Not found, no permission, exists already, too many files, ...
+    pub async fn open(&self, path: &Path, options: OpenOptions) -> Result<File> {
+        match self.path_op("open", path, Op::Open { path: path.to_owned(), options }).await? {
+            Value::File(file) => Ok(file),
+            other => unreachable!("open gives a file, not {other:?}"),
+        }
+    }
+
+    /// Reads `len` bytes at `position`, behind what `buffer` holds already. Fewer only if the file ends before.
+    ///
+    /// # Panics
+    ///
+    /// If `buffer` has no room for `len` more bytes.
+    pub async fn read(&self, file: &File, position: u64, buffer: Buffer, len: usize) -> (Result<usize>, Buffer) {
+        assert!(len <= buffer.spare(), "read of {len} bytes into {} spare ones", buffer.spare());
+        let outcome = self.perform(Op::Read { file: file.clone(), position, buffer, len }).await;
+        let Outcome { result, buffer } = outcome;
+        let buffer = buffer.expect("a read gives its buffer back");
+        let result = match result {
+            Ok(Value::Count(count)) => Ok(count),
+            Ok(other) => unreachable!("read gives a count, not {other:?}"),
+            Err(error) => Err(file_error("read", file, &error).with_position(position)),
+        };
+        (result, buffer)
+    }
+
+    /// Reads `len` bytes at `position` into memory of their own. Fewer only if the file ends before.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub async fn read_lease(&self, file: &File, position: u64, len: usize) -> Result<Lease> {
+        let (result, buffer) = self.read(file, position, Buffer::with_capacity(len), len).await;
+        result.map(|_| buffer.freeze())
+    }
+
+    /// Writes all `pieces`, one after the other, at `position`. Any number of pieces of any size.
+    ///
+    /// The operation begins when this is called, not when it is first polled: of two calls in a row, the first is the
+    /// first to be submitted. They may still overtake each other below; where the order matters, await.
+    ///
+    /// # Errors
+    ///
+    /// No space, the disk's, ... How much was written then is unknown.
+    pub fn write(&self, file: &File, position: u64, pieces: Vec<Lease>) -> impl Future<Output = Result<()>> + use<> {
+        let pending = self.submit(Op::Write { file: file.clone(), position, pieces });
+        let file = file.clone();
+        async move {
+            let outcome = pending.await;
+            unit(outcome).map_err(|error| file_error("write", &file, &error).with_position(position))
+        }
+    }
+
+    /// Makes every write to `file` that completed before this call durable, with the length that is needed to read it.
+    ///
+    /// # Errors
+    ///
+    /// The disk's. What was not yet durable may then be lost for good: trying again proves nothing.
+    pub fn sync_data(&self, file: &File) -> impl Future<Output = Result<()>> + use<> {
+        self.sync(file, SyncKind::Data)
+    }
+
+    /// The same as [`Io::sync_data`], with all metadata.
+    ///
+    /// # Errors
+    ///
+    /// As [`Io::sync_data`].
+    pub fn sync_all(&self, file: &File) -> impl Future<Output = Result<()>> + use<> {
+        self.sync(file, SyncKind::All)
+    }
+
+    fn sync(&self, file: &File, kind: SyncKind) -> impl Future<Output = Result<()>> + use<> {
+        let pending = self.submit(Op::Sync { file: file.clone(), kind });
+        let file = file.clone();
+        async move { unit(pending.await).map_err(|error| file_error("sync", &file, &error)) }
+    }
+
+    /// Cuts or extends the file to `len` bytes. New bytes are zero.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub async fn set_len(&self, file: &File, len: u64) -> Result<()> {
+        let outcome = self.perform(Op::SetLength { file: file.clone(), len }).await;
+        unit(outcome).map_err(|error| file_error("set length of", file, &error).with_position(len))
+    }
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub async fn len(&self, file: &File) -> Result<u64> {
+        match self.perform(Op::FileMetadata { file: file.clone() }).await.result {
+            Ok(Value::Metadata(metadata)) => Ok(metadata.len),
+            Ok(other) => unreachable!("metadata gives metadata, not {other:?}"),
+            Err(error) => Err(file_error("metadata of", file, &error)),
+        }
+    }
+
+    /// Reserves `len` bytes of blocks at `position`. They read as zero, and the file's length covers them.
+    ///
+    /// # Errors
+    ///
+    /// No space; not offered by the file system.
+    pub async fn allocate(&self, file: &File, position: u64, len: u64) -> Result<()> {
+        let outcome = self.perform(Op::Allocate { file: file.clone(), position, len }).await;
+        unit(outcome).map_err(|error| file_error("allocate", file, &error).with_position(position))
+    }
+
+    /// Locks the file against every other opening of it, in this process and in others, until the last clone of `file`
+    /// drops; writes this process' id into it for others to read.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Locked`] with the holder's process id.
+    pub async fn lock_exclusive(&self, file: &File) -> std::result::Result<(), LockError> {
+        match self.perform(Op::Lock { file: file.clone() }).await.result {
+            Ok(Value::Unit) => Ok(()),
+            Ok(Value::LockedBy(pid)) => Err(LockError::Locked { pid }),
+            Ok(other) => unreachable!("a lock gives nothing or its holder, not {other:?}"),
+            Err(error) => Err(LockError::Failed(file_error("lock", file, &error))),
+        }
+    }
+}
+
+/// Operations on directories and paths.
+impl Io {
+    /// Creates a directory and the parents that are missing. No error if it is there.
+    ///
+    /// # Errors
+    ///
+    /// No permission, no space, a file in the way.
+    pub async fn create_dir_all(&self, path: &Path) -> Result<()> {
+        self.path_unit("create directory", path, Op::CreateDirAll { path: path.to_owned() }).await
+    }
+
+    /// What is in a directory, in the order of names.
+    ///
+    /// # Errors
+    ///
+    /// Not found, no permission.
+    pub async fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        match self.path_op("read directory", path, Op::ReadDir { path: path.to_owned() }).await? {
+            Value::Entries(mut entries) => {
+                entries.sort_unstable();
+                Ok(entries)
+            }
+            other => unreachable!("read directory gives entries, not {other:?}"),
+        }
+    }
+
+    /// Renames a file or directory; what is at `to` is replaced. Durable after [`Io::sync_dir`] of the parent.
+    ///
+    /// # Errors
+    ///
+    /// Not found, no permission, another file system.
+    pub async fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.path_unit("rename", from, Op::Rename { from: from.to_owned(), to: to.to_owned() }).await
+    }
+
+    /// Removes a file. Open handles go on reading it.
+    ///
+    /// # Errors
+    ///
+    /// Not found, no permission.
+    pub async fn remove_file(&self, path: &Path) -> Result<()> {
+        self.path_unit("remove", path, Op::RemoveFile { path: path.to_owned() }).await
+    }
+
+    /// Removes a directory with all that is in it.
+    ///
+    /// # Errors
+    ///
+    /// Not found, no permission.
+    pub async fn remove_dir_all(&self, path: &Path) -> Result<()> {
+        self.path_unit("remove directory", path, Op::RemoveDirAll { path: path.to_owned() }).await
+    }
+
+    /// Makes the names in a directory durable: what was created, renamed and removed there.
+    ///
+    /// # Errors
+    ///
+    /// The disk's; see [`Io::sync_data`].
+    pub async fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.path_unit("sync directory", path, Op::SyncDir { path: path.to_owned() }).await
+    }
+
+    /// Whether a path names anything.
+    ///
+    /// # Errors
+    ///
+    /// Everything but "not found".
+    pub async fn exists(&self, path: &Path) -> Result<bool> {
+        match self.metadata(path).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is known of a path. Symbolic links are followed.
+    ///
+    /// # Errors
+    ///
+    /// Not found, no permission.
+    pub async fn metadata(&self, path: &Path) -> Result<Metadata> {
+        match self.path_op("metadata of", path, Op::Metadata { path: path.to_owned() }).await? {
+            Value::Metadata(metadata) => Ok(metadata),
+            other => unreachable!("metadata gives metadata, not {other:?}"),
+        }
+    }
+
+    async fn path_unit(&self, operation: &'static str, path: &Path, op: Op) -> Result<()> {
+        self.path_op(operation, path, op).await.map(|_| ())
+    }
+
+    async fn path_op(&self, operation: &'static str, path: &Path, op: Op) -> Result<Value> {
+        let outcome = self.perform(op).await;
+        outcome.result.map_err(|error| Error::from_std(operation, &error).with_path(path))
+    }
+}
+
+fn file_error(operation: &'static str, file: &File, error: &std::io::Error) -> Error {
+    Error::from_std(operation, error).with_path(file.path())
+}
+
+fn unit(outcome: Outcome) -> std::io::Result<()> {
+    outcome.result.map(|_| ())
+}

@@ -1,0 +1,366 @@
+//! [`Io`], the one handle through which a task touches the world, and the seam that backends implement.
+//!
+//! Owns the choice of a backend. Never does an operation itself.
+//!
+//! # The seam
+//!
+//! [`BackendImpl`] is an enum with one arm for each backend; each method matches and calls the same method of the arm:
+//!
+//! | method | duty |
+//! |---|---|
+//! | `start(slots, key, op)` | take `op` and all it owns; call [`Slots::finish`]`(key, outcome)` once, now or in a later `turn` |
+//! | `cancel(slots, key)` | nobody waits for `key`: end it early if that is possible; `finish` is due all the same |
+//! | `turn(slots, wakes, wait)` | submit, reap, finish what is done; sleep as [`Wait`] allows, after [`WakeList::try_sleep`] said so |
+//! | `close(slots)` | end everything: on return no memory of an operation is in use; unfinished operations need no `finish` |
+//! | `now`, `wall_clock`, `fill_random` | the clock and the dice |
+//! | `listen` | bind at once, or fail |
+//! | `name`, `reason` | for the log |
+//!
+//! A backend may `finish` inside `start`. It may keep clones of `slots` and of the [`WakeList`]. A file, a socket and a
+//! listener are enums in the same way (`file.rs`, `socket.rs`): the operating system's, or the simulator's, which is
+//! `Send + Sync + Clone + Debug` and knows its host.
+//!
+//! The simulator makes its executors with [`Executor::on`](crate::Executor::on) and drives them with
+//! `Executor::step` (run what is ready, fire what is due) and `Executor::next_deadline`.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::blocking::BlockingBackend;
+use crate::error::{Error, Result};
+use crate::executor::{self, Panicked, Task, Tasks};
+use crate::op::{Op, OpKey, Outcome, Pending, Slots};
+use crate::sim::SimBackend;
+use crate::socket::{ListenOptions, Listener};
+use crate::timer::{self, Elapsed, Monotonic, Sleep, Timers};
+use crate::uring::UringBackend;
+use crate::wake::{RemoteWaker, WakeList};
+
+/// Which backend a core runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Backend {
+    /// io_uring where the kernel and the container allow it, else the blocking backend.
+    #[default]
+    Auto,
+    /// io_uring, or fail.
+    Uring,
+    /// epoll and a small pool of threads for files.
+    Blocking,
+}
+
+/// How a core is set up.
+#[derive(Clone, Debug)]
+pub struct IoConfig {
+    /// The backend.
+    pub backend: Backend,
+    /// Entries of the submission ring, a power of two. More operations than this may be in flight.
+    pub ring_entries: u32,
+    /// Threads for blocking calls, at most, for each core; started when first needed.
+    pub pool_threads_max: usize,
+}
+
+impl Default for IoConfig {
+    fn default() -> IoConfig {
+        IoConfig { backend: Backend::Auto, ring_entries: 256, pool_threads_max: 4 }
+    }
+}
+
+/// Whether the backend may sleep in its turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// Not at all: tasks are ready.
+    Not,
+    /// Until something completes, somebody wakes the core, or this point has come.
+    Until(Monotonic),
+    /// Until something completes or somebody wakes the core.
+    UntilWoken,
+}
+
+/// All that a core is, behind [`Io`] and [`crate::Executor`].
+pub(crate) struct Core {
+    pub(crate) tasks: Tasks,
+    pub(crate) timers: Timers,
+    pub(crate) slots: Slots,
+    pub(crate) wakes: Arc<WakeList>,
+    pub(crate) backend: BackendImpl,
+    /// The executor is gone.
+    pub(crate) closed: Cell<bool>,
+}
+
+impl Core {
+    pub(crate) fn open(config: IoConfig) -> Result<Rc<Core>> {
+        let (backend, wakes) = BackendImpl::open(&config)?;
+        Ok(Core::new(backend, wakes))
+    }
+
+    pub(crate) fn new(backend: BackendImpl, wakes: Arc<WakeList>) -> Rc<Core> {
+        Rc::new(Core {
+            tasks: Tasks::default(),
+            timers: Timers::default(),
+            slots: Slots::default(),
+            wakes,
+            backend,
+            closed: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+}
+
+/// The backends. See the head of the file for the duty of each method.
+pub(crate) enum BackendImpl {
+    Uring(UringBackend),
+    Blocking(BlockingBackend),
+    Sim(SimBackend),
+}
+
+impl BackendImpl {
+    fn open(config: &IoConfig) -> Result<(BackendImpl, Arc<WakeList>)> {
+        let blocking = |reason: String| {
+            let (backend, wakes) = BlockingBackend::open(config, reason)?;
+            Ok((BackendImpl::Blocking(backend), wakes))
+        };
+        match config.backend {
+            Backend::Blocking => blocking("asked for".to_owned()),
+            Backend::Uring => {
+                let (backend, wakes) = UringBackend::open(config, "asked for".to_owned())?;
+                Ok((BackendImpl::Uring(backend), wakes))
+            }
+            Backend::Auto => match UringBackend::open(config, "the kernel offers it".to_owned()) {
+                Ok((backend, wakes)) => Ok((BackendImpl::Uring(backend), wakes)),
+                Err(error) => blocking(format!("no io_uring here: {error}")),
+            },
+        }
+    }
+
+    pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
+        match self {
+            BackendImpl::Uring(backend) => backend.start(slots, key, op),
+            BackendImpl::Blocking(backend) => backend.start(slots, key, op),
+            BackendImpl::Sim(backend) => backend.start(slots, key, op),
+        }
+    }
+
+    pub(crate) fn cancel(&self, slots: &Slots, key: OpKey) {
+        match self {
+            BackendImpl::Uring(backend) => backend.cancel(slots, key),
+            BackendImpl::Blocking(backend) => backend.cancel(slots, key),
+            BackendImpl::Sim(backend) => backend.cancel(slots, key),
+        }
+    }
+
+    pub(crate) fn turn(&self, slots: &Slots, wakes: &WakeList, wait: Wait) {
+        match self {
+            BackendImpl::Uring(backend) => backend.turn(slots, wakes, wait),
+            BackendImpl::Blocking(backend) => backend.turn(slots, wakes, wait),
+            BackendImpl::Sim(backend) => backend.turn(slots, wakes, wait),
+        }
+    }
+
+    pub(crate) fn close(&self, slots: &Slots) {
+        match self {
+            BackendImpl::Uring(backend) => backend.close(slots),
+            BackendImpl::Blocking(backend) => backend.close(slots),
+            BackendImpl::Sim(backend) => backend.close(slots),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Monotonic {
+        match self {
+            BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::monotonic(),
+            BackendImpl::Sim(backend) => backend.now(),
+        }
+    }
+
+    fn wall_clock(&self) -> i64 {
+        match self {
+            BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::wall_clock(),
+            BackendImpl::Sim(backend) => backend.wall_clock(),
+        }
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        match self {
+            BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::fill_random(bytes),
+            BackendImpl::Sim(backend) => backend.fill_random(bytes),
+        }
+    }
+
+    fn listen(&self, address: SocketAddr, options: ListenOptions) -> std::io::Result<Listener> {
+        match self {
+            BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::listen(address, options),
+            BackendImpl::Sim(backend) => backend.listen(address, options),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            BackendImpl::Uring(_) => "uring",
+            BackendImpl::Blocking(_) => "blocking",
+            BackendImpl::Sim(_) => "sim",
+        }
+    }
+
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            BackendImpl::Uring(backend) => backend.reason(),
+            BackendImpl::Blocking(backend) => backend.reason(),
+            BackendImpl::Sim(_) => "a simulated host".to_owned(),
+        }
+    }
+}
+
+/// A core's handle to the world: time, chance, tasks, files, sockets. Cheap to clone; stays on its core.
+///
+/// Operations on files are in `file.rs`, on sockets in `socket.rs`. Each returns a future that may be dropped at any
+/// moment; the operation then ends early or runs to its end unseen, and its memory stays valid until then.
+#[derive(Clone)]
+pub struct Io {
+    core: Rc<Core>,
+}
+
+impl Io {
+    pub(crate) fn new(core: Rc<Core>) -> Io {
+        Io { core }
+    }
+
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.core.timers
+    }
+
+    /// Starts an operation.
+    pub(crate) fn submit(&self, op: Op) -> Pending {
+        Pending::start(Rc::clone(&self.core), op)
+    }
+
+    /// Runs an operation to its end.
+    pub(crate) async fn perform(&self, op: Op) -> Outcome {
+        self.submit(op).await
+    }
+
+    /// `uring`, `blocking` or `sim`.
+    pub fn backend_name(&self) -> &'static str {
+        self.core.backend.name()
+    }
+
+    /// Now, on the monotonic clock. About 20 ns.
+    pub fn now(&self) -> Monotonic {
+        self.core.backend.now()
+    }
+
+    /// Milliseconds since 1970-01-01 UTC. May jump when the machine's clock is set.
+    pub fn wall_clock(&self) -> i64 {
+        self.core.backend.wall_clock()
+    }
+
+    /// 64 bits that nobody can foresee; from the seed in the simulator.
+    pub fn random_u64(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.core.backend.fill_random(&mut bytes);
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// 128 bits that nobody can foresee; from the seed in the simulator.
+    pub fn random_bytes16(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.core.backend.fill_random(&mut bytes);
+        bytes
+    }
+
+    /// Waits for `span`.
+    pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> + use<> {
+        self.sleep_until(self.now() + span)
+    }
+
+    /// Waits until `deadline`.
+    pub fn sleep_until(&self, deadline: Monotonic) -> impl Future<Output = ()> + use<> {
+        Sleep::new(self.clone(), deadline)
+    }
+
+    /// Runs `future` for at most `span`, then drops it.
+    ///
+    /// # Errors
+    ///
+    /// [`Elapsed`] if `span` passed first.
+    pub async fn timeout<F: Future>(&self, span: Duration, future: F) -> std::result::Result<F::Output, Elapsed> {
+        timer::timeout(self, self.now() + span, future).await
+    }
+
+    /// Starts a task on this core. It begins in the next turn of the loop.
+    ///
+    /// After the executor is gone the future is dropped at once.
+    pub fn spawn<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+    {
+        self.core.spawn(future)
+    }
+
+    /// Lets every other ready task run first.
+    pub fn yield_now(&self) -> impl Future<Output = ()> + use<> {
+        executor::yield_now()
+    }
+
+    /// Runs `future` and turns a panic inside it into an error, so that one connection cannot take the core down.
+    ///
+    /// # Errors
+    ///
+    /// What the panic said.
+    pub async fn catch_panic<F: Future>(&self, future: F) -> std::result::Result<F::Output, Panicked> {
+        executor::catch_panic(future).await
+    }
+
+    /// Runs `function` on a helper thread, where it may block, and gives what it returns. Inline in the simulator.
+    ///
+    /// Dropping the future does not stop a function that has begun; dropping the executor does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// The function panicked, or the executor went away first.
+    pub async fn run_blocking<T, F>(&self, function: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let function = Box::new(move || {
+            // The receiver is gone if nobody waits any more: then the value has no use.
+            let _ = sender.send(function());
+        });
+        let outcome = self.perform(Op::Run { function }).await;
+        outcome.result.map_err(|error| Error::from_std("run blocking", &error))?;
+        receiver.try_recv().map_err(|_| Error::new("run blocking", std::io::ErrorKind::Other, "the function panicked"))
+    }
+
+    /// A waker of the calling task, for any thread.
+    pub async fn remote_waker(&self) -> RemoteWaker {
+        std::future::poll_fn(|context| std::task::Poll::Ready(RemoteWaker::new(context.waker().clone()))).await
+    }
+
+    /// Operations in flight on this core.
+    pub fn operations_in_flight(&self) -> usize {
+        self.core.slots.len()
+    }
+
+    /// Tasks on this core.
+    pub fn tasks(&self) -> usize {
+        self.core.tasks.len()
+    }
+
+    pub(crate) fn listen_now(&self, address: SocketAddr, options: ListenOptions) -> std::io::Result<Listener> {
+        self.core.backend.listen(address, options)
+    }
+}
+
+impl fmt::Debug for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Io").field("backend", &self.backend_name()).finish_non_exhaustive()
+    }
+}

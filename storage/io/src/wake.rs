@@ -1,0 +1,200 @@
+//! How a core is woken: by its own tasks, by other cores, by helper threads.
+//!
+//! Owns the list of tasks that are ready to run ([`WakeList`]) and the handshake that decides whether a sleeping core
+//! needs a kick. Never runs a task.
+//!
+//! The list is a stack that anybody pushes to with one compare-and-swap and that only the owner empties, whole, with
+//! one swap (so there is no ABA). The handshake, both sides sequentially consistent:
+//!
+//! ```text
+//! waker                              owner
+//! push the task                      sleeping = true
+//! fence                              fence
+//! sleeping? -> sleeping = false,     list empty? -> sleep in the kernel
+//!              kick the kernel       sleeping = false
+//! ```
+//!
+//! Either the waker sees `sleeping` and kicks, or the owner sees the task and does not sleep.
+#![expect(unsafe_code, reason = "the list holds reference counts as raw pointers")]
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+
+/// What makes a sleeping core's system call return.
+pub(crate) trait Kick: Send + Sync {
+    /// Makes the core's current or next sleep end at once.
+    fn kick(&self);
+}
+
+/// The tasks of one core that are ready, and whether the core sleeps.
+pub(crate) struct WakeList {
+    /// The newest of the pushed tasks; each holds one reference count.
+    top: AtomicPtr<TaskHeader>,
+    /// Whether the owner is in the kernel, or about to be, and must be kicked.
+    sleeping: AtomicBool,
+    kick: Box<dyn Kick>,
+}
+
+/// The part of a task that other threads may touch: enough to say that it is ready.
+pub(crate) struct TaskHeader {
+    /// Where the owner finds the task: index and generation in its slab.
+    pub(crate) key: u64,
+    /// Whether the task is in the list already.
+    queued: AtomicBool,
+    /// The task below in the list, while queued.
+    below: AtomicPtr<TaskHeader>,
+    list: Arc<WakeList>,
+}
+
+impl WakeList {
+    pub(crate) fn new(kick: Box<dyn Kick>) -> Arc<WakeList> {
+        Arc::new(WakeList { top: AtomicPtr::new(std::ptr::null_mut()), sleeping: AtomicBool::new(false), kick })
+    }
+
+    /// Whether no task is ready. Exact for the owner, a hint for others.
+    pub(crate) fn is_empty(&self) -> bool {
+        let top = self.top.load(Ordering::Acquire);
+        top.is_null() || top == closed()
+    }
+
+    /// Lets go of everything and takes nothing from now on: the core is gone, its wakers may live on.
+    pub(crate) fn close(&self) {
+        self.take_all(drop);
+        let mut node = self.top.swap(closed(), Ordering::AcqRel);
+        while !node.is_null() && node != closed() {
+            // SAFETY: as in `take_all`: the swap made these nodes ours, each with the count that `push` put in.
+            let header = unsafe { Arc::from_raw(node) };
+            node = header.below.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Takes all ready tasks, the one that was woken first first, and hands each to `run`.
+    ///
+    /// A task that is woken again from here on is queued again.
+    pub(crate) fn take_all(&self, mut run: impl FnMut(Arc<TaskHeader>)) {
+        if self.is_empty() {
+            return;
+        }
+        let mut oldest: *mut TaskHeader = std::ptr::null_mut();
+        let mut node = self.top.swap(std::ptr::null_mut(), Ordering::Acquire);
+        while !node.is_null() {
+            // SAFETY: every pointer in the list came from `Arc::into_raw` in `push`, whose count the list still holds;
+            // the swap above made this thread the only one that sees these nodes.
+            let header = unsafe { &*node };
+            let below = header.below.load(Ordering::Relaxed);
+            header.below.store(oldest, Ordering::Relaxed);
+            oldest = node;
+            node = below;
+        }
+        while !oldest.is_null() {
+            // SAFETY: as above; this takes the count that `push` put in, once for each node.
+            let header = unsafe { Arc::from_raw(oldest) };
+            oldest = header.below.load(Ordering::Relaxed);
+            // A swap, not a store: whoever found the task queued already wrote what it announces before its own swap, and
+            // this one must see those writes.
+            header.queued.swap(false, Ordering::AcqRel);
+            run(header);
+        }
+    }
+
+    /// Announces that the owner is going to sleep. False if it must not: something is ready.
+    ///
+    /// After true the owner sleeps in a call that [`Kick::kick`] ends, and then calls [`WakeList::awake`].
+    pub(crate) fn try_sleep(&self) -> bool {
+        self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if self.top.load(Ordering::SeqCst).is_null() {
+            return true;
+        }
+        self.awake();
+        false
+    }
+
+    /// The owner is awake again and needs no kick.
+    pub(crate) fn awake(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends the owner's sleep if it sleeps. For wake-ups that carry no task (a helper thread's result).
+    pub(crate) fn kick_if_sleeping(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
+            self.kick.kick();
+        }
+    }
+
+    fn push(&self, header: Arc<TaskHeader>) {
+        let node = Arc::into_raw(header).cast_mut();
+        let mut top = self.top.load(Ordering::Relaxed);
+        loop {
+            if top == closed() {
+                // SAFETY: the count that `into_raw` above gave up, taken back: the node is in no list.
+                drop(unsafe { Arc::from_raw(node) });
+                return;
+            }
+            // SAFETY: the count behind `node` is ours until the exchange below succeeds, and its `below` is ours because
+            // `queued` was false when we set it: nobody else pushes it, and it is in no list.
+            unsafe { &*node }.below.store(top, Ordering::Relaxed);
+            match self.top.compare_exchange_weak(top, node, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => top = now,
+            }
+        }
+        self.kick_if_sleeping();
+    }
+}
+
+/// The top of a closed list: an address that no task has.
+fn closed() -> *mut TaskHeader {
+    std::ptr::without_provenance_mut(usize::MAX)
+}
+
+impl TaskHeader {
+    pub(crate) fn new(key: u64, list: &Arc<WakeList>) -> Arc<TaskHeader> {
+        Arc::new(TaskHeader {
+            key,
+            queued: AtomicBool::new(false),
+            below: AtomicPtr::new(std::ptr::null_mut()),
+            list: Arc::clone(list),
+        })
+    }
+
+    /// Puts the task into the list unless it is there.
+    pub(crate) fn schedule(self: &Arc<TaskHeader>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.list.push(Arc::clone(self));
+        }
+    }
+}
+
+impl Wake for TaskHeader {
+    fn wake(self: Arc<TaskHeader>) {
+        self.schedule();
+    }
+
+    fn wake_by_ref(self: &Arc<TaskHeader>) {
+        self.schedule();
+    }
+}
+
+/// Wakes one task from any thread. Cheap to clone; waking a task that is gone does nothing.
+#[derive(Clone, Debug)]
+pub struct RemoteWaker {
+    waker: Waker,
+}
+
+impl RemoteWaker {
+    pub(crate) fn new(waker: Waker) -> RemoteWaker {
+        RemoteWaker { waker }
+    }
+
+    /// Makes the task run soon on its core.
+    pub fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+}
