@@ -699,3 +699,222 @@ pub(crate) fn crc_of(header: &[u8; HEADER_LEN], body: &[u8]) -> u32 {
     let (_, covered) = header.split_at(CRC_COVERS_FROM);
     crc32c_append(crc32c(covered), body)
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::*;
+    use crate::builder::{BatchBuilder, BatchOptions};
+    use crate::random::Random;
+
+    const COUNT: Range<usize> = 57..61;
+    const LAST_OFFSET_DELTA: Range<usize> = 23..27;
+    use core::ops::Range;
+
+    fn batch(options: BatchOptions) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(options);
+        for i in 0..3 {
+            builder.push(Timestamp(1000 + i), Some(b"key"), Some(b"value"), &[]).unwrap();
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        out
+    }
+
+    fn plain() -> Vec<u8> {
+        batch(BatchOptions::default())
+    }
+
+    fn idempotent() -> BatchOptions {
+        BatchOptions {
+            producer_id: ProducerId(7),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: Sequence(5),
+            ..BatchOptions::default()
+        }
+    }
+
+    /// The plain batch with a field overwritten and the checksum made right again.
+    fn altered(place: Range<usize>, value: &[u8]) -> Vec<u8> {
+        let mut bytes = plain();
+        bytes[place].copy_from_slice(value);
+        seal(&mut bytes);
+        bytes
+    }
+
+    fn seal(bytes: &mut [u8]) {
+        let crc = crc32c(&bytes[CRC_COVERS_FROM..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    }
+
+    fn refusal(bytes: &[u8], origin: Origin) -> BatchError {
+        validate(bytes, origin).expect_err("this batch is bad")
+    }
+
+    #[test]
+    fn a_good_batch_is_accepted_and_read() {
+        let bytes = batch(BatchOptions { base_offset: Offset::new(40), ..idempotent() });
+        for origin in [Origin::Producer, Origin::Log] {
+            let batch = validate(&bytes, origin).unwrap();
+            assert_eq!(
+                (batch.base_offset(), batch.last_offset(), batch.next_offset()),
+                (Offset::new(40), Offset::new(42), Offset::new(43))
+            );
+            assert_eq!((batch.base_sequence(), batch.last_sequence()), (Sequence(5), Sequence(7)));
+            assert_eq!((batch.base_timestamp(), batch.max_timestamp()), (Timestamp(1000), Timestamp(1002)));
+            assert_eq!((batch.record_count(), batch.len()), (3, bytes.len()));
+            assert!(batch.max_timestamp_is_plausible());
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_called_one() {
+        let bytes = plain();
+        for cut in 0..bytes.len() {
+            let needed = if cut < HEADER_LEN { HEADER_LEN } else { bytes.len() };
+            assert_eq!(refusal(&bytes[..cut], Origin::Log), BatchError::Truncated { needed, available: cut });
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_that_the_checksum_covers_is_found() {
+        let bytes = plain();
+        for place in 17..bytes.len() {
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[place] ^= 1 << bit;
+                assert!(matches!(refusal(&bytes, Origin::Log), BatchError::Checksum { .. }), "byte {place} bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn old_formats_are_called_by_their_magic_even_when_short() {
+        for magic in [0, 1, 3, -1i8] {
+            let mut bytes = plain();
+            bytes[16] = magic as u8;
+            assert_eq!(refusal(&bytes, Origin::Producer), BatchError::Magic { magic });
+            assert_eq!(refusal(&bytes[..26], Origin::Producer), BatchError::Magic { magic });
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_before_anything_is_believed() {
+        for length in [48, 0, -1, i32::MIN] {
+            let mut bytes = plain();
+            bytes[8..12].copy_from_slice(&i32::to_be_bytes(length));
+            assert_eq!(refusal(&bytes, Origin::Log), BatchError::Length { length });
+        }
+        let mut bytes = plain();
+        bytes[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
+        let needed = LOG_OVERHEAD + i32::MAX as usize;
+        assert_eq!(refusal(&bytes, Origin::Log), BatchError::Truncated { needed, available: bytes.len() });
+    }
+
+    #[test]
+    fn a_second_batch_is_too_much() {
+        let mut bytes = plain();
+        let len = bytes.len();
+        bytes.extend_from_slice(&plain());
+        assert_eq!(refusal(&bytes, Origin::Producer), BatchError::TrailingBytes { count: len });
+    }
+
+    #[test]
+    fn unknown_codecs_are_refused() {
+        for id in 5..8u8 {
+            assert_eq!(refusal(&altered(22..23, &[id]), Origin::Log), BatchError::Codec { id });
+        }
+    }
+
+    #[test]
+    fn counts_must_agree_unless_compaction_removed_records() {
+        let fewer = altered(COUNT, &2i32.to_be_bytes());
+        let error = BatchError::RecordCount { count: 2, last_offset_delta: 2 };
+        assert_eq!(refusal(&fewer, Origin::Producer), error);
+        assert!(validate(&fewer, Origin::Log).is_ok());
+        for (place, value) in
+            [(COUNT, 4), (COUNT, -1), (COUNT, i32::MIN), (LAST_OFFSET_DELTA, -1), (LAST_OFFSET_DELTA, 1)]
+        {
+            for origin in [Origin::Producer, Origin::Log] {
+                let bytes = altered(place.clone(), &i32::to_be_bytes(value));
+                assert!(matches!(refusal(&bytes, origin), BatchError::RecordCount { .. }), "{value} at {place:?}");
+            }
+        }
+        let most = altered(LAST_OFFSET_DELTA, &i32::MAX.to_be_bytes());
+        assert!(validate(&most, Origin::Log).is_ok());
+    }
+
+    #[test]
+    fn stored_offsets_must_not_overflow() {
+        for base_offset in [-1, i64::MIN, i64::MAX, i64::MAX - 2] {
+            let bytes = altered(0..8, &i64::to_be_bytes(base_offset));
+            let error = BatchError::Offsets { base_offset: Offset::new(base_offset) };
+            assert_eq!(refusal(&bytes, Origin::Log), error);
+            assert!(validate(&bytes, Origin::Producer).is_ok(), "a producer's base offset is overwritten");
+        }
+        assert!(validate(&altered(0..8, &(i64::MAX - 3).to_be_bytes()), Origin::Log).is_ok());
+    }
+
+    #[test]
+    fn what_only_a_broker_sets_is_refused_from_a_producer() {
+        let control = batch(BatchOptions { control: true, ..idempotent() });
+        assert_eq!(refusal(&control, Origin::Producer), BatchError::Control);
+        let append_time = batch(BatchOptions { log_append_time: Some(Timestamp(5)), ..BatchOptions::default() });
+        assert_eq!(refusal(&append_time, Origin::Producer), BatchError::TimestampType);
+        let horizon = altered(21..23, &[0, 0x40]);
+        assert_eq!(refusal(&horizon, Origin::Producer), BatchError::DeleteHorizon);
+        for bytes in [control, append_time, horizon] {
+            assert!(validate(&bytes, Origin::Log).is_ok());
+        }
+        let negative = altered(27..35, &i64::to_be_bytes(-2));
+        assert_eq!(refusal(&negative, Origin::Producer), BatchError::Timestamp { timestamp: Timestamp(-2) });
+    }
+
+    #[test]
+    fn producer_id_epoch_and_sequence_go_together() {
+        for options in [
+            BatchOptions { base_sequence: Sequence::NONE, ..idempotent() },
+            BatchOptions { producer_epoch: ProducerEpoch::NONE, ..idempotent() },
+            BatchOptions { transactional: true, ..BatchOptions::default() },
+        ] {
+            assert!(matches!(refusal(&batch(options), Origin::Producer), BatchError::Producer { .. }));
+        }
+        assert!(validate(&batch(BatchOptions { transactional: true, ..idempotent() }), Origin::Producer).is_ok());
+    }
+
+    #[test]
+    fn a_max_timestamp_that_nobody_set_is_not_plausible() {
+        let unset = altered(35..43, &i64::to_be_bytes(-1));
+        let batch = validate(&unset, Origin::Producer).expect("sarama sends such");
+        assert!(!batch.max_timestamp_is_plausible());
+        let summary = batch.check_records(batch.body(), Origin::Producer).unwrap();
+        assert_eq!(summary.max_timestamp, Timestamp(1002));
+        assert_eq!(summary.max_timestamp_offset_delta, 2);
+    }
+
+    #[test]
+    fn a_damaged_batch_in_a_concatenation_is_told_once() {
+        let mut bytes = plain();
+        let len = bytes.len();
+        bytes.extend_from_slice(&plain());
+        bytes.extend_from_slice(&plain());
+        bytes[len + 16] = 1;
+        let mut batches = Batches::new(&bytes);
+        assert!(batches.next().unwrap().is_ok());
+        assert_eq!(batches.next(), Some(Err(BatchError::Magic { magic: 1 })));
+        assert_eq!(batches.next(), None);
+        assert_eq!(batches.rest().len(), 2 * len);
+    }
+
+    #[test]
+    fn any_header_comes_back_from_its_bytes() {
+        let mut random = Random::new(1);
+        for _ in 0..500 {
+            let bytes: [u8; HEADER_LEN] = random.noise(HEADER_LEN).try_into().unwrap();
+            let header = BatchHeader::decode(&bytes);
+            assert_eq!(header.encode(), bytes);
+            // Even of nonsense these must not panic.
+            let _ = (header.next_offset(), header.last_sequence(), header.attributes.compression());
+        }
+    }
+}

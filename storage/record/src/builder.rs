@@ -269,3 +269,65 @@ impl fmt::Display for BuildError {
 }
 
 impl core::error::Error for BuildError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Origin, validate};
+    use crate::random::Random;
+
+    #[test]
+    fn what_is_pushed_comes_back_whatever_the_codec() {
+        let mut random = Random::new(5);
+        for round in 0..300 {
+            let codec = *Compression::ALL.get(round % 5).expect("five codecs");
+            let mut builder = BatchBuilder::new(BatchOptions { compression: codec, ..BatchOptions::default() });
+            let mut pushed = Vec::new();
+            for _ in 0..=random.below(20) {
+                let (key, value) = (random.optional_bytes(20), random.optional_bytes(400));
+                let timestamp = Timestamp(random.below(1 << 40) as i64);
+                let headers = [Header { key: b"name", value: value.as_deref() }, Header { key: b"", value: None }];
+                let before = builder.size_uncompressed();
+                builder.push(timestamp, key.as_deref(), value.as_deref(), &headers).unwrap();
+                let added = builder.size_uncompressed() - before;
+                assert!(added <= BatchBuilder::record_size_max(key.as_deref(), value.as_deref(), &headers));
+                pushed.push((timestamp, key, value));
+            }
+            let mut out = alloc::vec![9; random.below(3)];
+            let start = out.len();
+            let written = builder.finish(&mut out).unwrap();
+            let (_, bytes) = out.split_at(start);
+            let batch = validate(bytes, Origin::Producer).unwrap();
+            assert_eq!(*batch.header(), written);
+            let mut scratch = Vec::new();
+            let body = batch.uncompressed_body(1 << 20, &mut scratch).unwrap();
+            let summary = batch.check_records(body, Origin::Producer).unwrap();
+            assert_eq!(summary.max_timestamp, batch.max_timestamp());
+            let read: Vec<_> = batch
+                .records_in(body)
+                .map(|record| {
+                    let record = record.unwrap();
+                    let timestamp = batch.header().timestamp_of(&record);
+                    (timestamp, record.key.map(<[u8]>::to_vec), record.value.map(<[u8]>::to_vec))
+                })
+                .collect();
+            assert_eq!(read, pushed);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a new batch has records")]
+    fn a_new_batch_is_not_empty() {
+        let _ = BatchBuilder::new(BatchOptions::default()).finish(&mut Vec::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "compressed records must be decompressed")]
+    fn compressed_records_are_not_read_as_they_are() {
+        let mut builder = BatchBuilder::new(BatchOptions { compression: Compression::Gzip, ..BatchOptions::default() });
+        builder.push(Timestamp(0), None, None, &[]).unwrap();
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        let _ = validate(&out, Origin::Producer).unwrap().records();
+    }
+}

@@ -247,3 +247,154 @@ impl<'o> Output<'o> {
         written
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const PACKING: [Compression; 4] = [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+
+    fn packed(codec: Compression, input: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        compress(codec, None, input, &mut out).unwrap();
+        out
+    }
+
+    fn unpacked(codec: Compression, input: &[u8], output_max: usize) -> Result<Vec<u8>, CompressionError> {
+        let mut out = Vec::new();
+        decompress(codec, input, output_max, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn what_is_compressed_comes_back() {
+        let mut random = Random::new(10);
+        let mut inputs: Vec<Vec<u8>> = [1, 2, 61, 4095, 32768, 32769, 65536, 65537, 200_000, 400_000]
+            .into_iter()
+            .flat_map(|len| [random.bytes(len), random.noise(len), alloc::vec![0; len]])
+            .collect();
+        inputs.push(Vec::new());
+        for input in inputs {
+            for codec in Compression::ALL {
+                assert_eq!(unpacked(codec, &packed(codec, &input), input.len()), Ok(input.clone()), "{codec}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_ways_append() {
+        for codec in Compression::ALL {
+            let mut out = b"before ".to_vec();
+            compress(codec, None, b"some text some text", &mut out).unwrap();
+            assert!(out.starts_with(b"before "));
+            let input = out.split_off(7);
+            decompress(codec, &input, 19, &mut out).unwrap();
+            assert_eq!(out, b"before some text some text", "{codec}");
+            assert!(decompress(codec, &input, 18, &mut out).is_err());
+            assert_eq!(out, b"before some text some text", "{codec}: a failed call leaves no trace");
+        }
+    }
+
+    /// Case 69: a few bytes that claim to be a great many.
+    #[test]
+    fn output_stops_at_its_cap_and_memory_with_it() {
+        const CAP: usize = 100_000;
+        let zeros = alloc::vec![0; 16 << 20];
+        for codec in Compression::ALL {
+            let bomb = packed(codec, &zeros);
+            for cap in [0, 1, CAP] {
+                let mut out = Vec::new();
+                let error = CompressionError::OutputTooLarge { output_max: cap };
+                assert_eq!(decompress(codec, &bomb, cap, &mut out), Err(error), "{codec}");
+                assert!(out.capacity() <= cap, "{codec}: {} bytes of memory for {cap}", out.capacity());
+            }
+            assert_eq!(unpacked(codec, &bomb, zeros.len()).map(|out| out.len()), Ok(zeros.len()));
+        }
+    }
+
+    /// Case 69, nested: what comes out is never looked into.
+    #[test]
+    fn a_bomb_inside_a_bomb_stays_packed() {
+        for codec in PACKING {
+            let inner = packed(codec, &alloc::vec![0; 1 << 20]);
+            let outer = packed(codec, &inner);
+            assert_eq!(unpacked(codec, &outer, inner.len()), Ok(inner));
+        }
+    }
+
+    #[test]
+    fn nothing_decompresses_from_nothing() {
+        for codec in PACKING {
+            assert_eq!(unpacked(codec, &[], 100), Err(CompressionError::Truncated), "{codec}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let input = Random::new(11).bytes(3000);
+        for codec in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+            let whole = packed(codec, &input);
+            for cut in 0..whole.len() {
+                assert!(unpacked(codec, &whole[..cut], 1 << 20).is_err(), "{codec} cut at {cut}");
+            }
+        }
+        // Xerial framing has no end mark: it ends where the input does, between blocks.
+        let whole = packed(Compression::Snappy, &input);
+        for cut in (1..whole.len()).filter(|cut| *cut != 16) {
+            assert!(unpacked(Compression::Snappy, &whole[..cut], 1 << 20).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn damage_is_refused_or_costs_no_more_than_the_cap() {
+        let mut random = Random::new(12);
+        for round in 0..4000 {
+            let codec = PACKING[round % 4];
+            let len = random.below(2000);
+            let mut bytes = packed(codec, &random.bytes(len));
+            for _ in 0..=random.below(4) {
+                let place = random.below(bytes.len());
+                bytes[place] = random.number() as u8;
+            }
+            let mut out = Vec::new();
+            let done = decompress(codec, &bytes, 5000, &mut out);
+            assert!(out.len() <= 5000 && out.capacity() <= 5000, "{codec}");
+            assert!(done.is_ok() || out.is_empty(), "{codec}");
+        }
+    }
+
+    #[test]
+    fn levels_are_taken_to_the_nearest() {
+        let mut random = Random::new(13);
+        let words: Vec<Vec<u8>> = (3..60).map(|len| random.noise(len % 9 + 2)).collect();
+        let input: Vec<u8> = (0..4000).flat_map(|_| words[random.below(words.len())].clone()).collect();
+        for codec in Compression::ALL {
+            let (lowest, highest) = codec.levels();
+            for level in [i32::MIN, lowest, 1, highest, i32::MAX] {
+                let mut out = Vec::new();
+                compress(codec, Some(level), &input, &mut out).unwrap();
+                assert_eq!(unpacked(codec, &out, input.len()), Ok(input.clone()), "{codec} level {level}");
+            }
+        }
+        for codec in [Compression::Gzip, Compression::Zstd] {
+            let (lowest, highest) = codec.levels();
+            let size = |level| {
+                let mut out = Vec::new();
+                compress(codec, Some(level), &input, &mut out).unwrap();
+                out.len()
+            };
+            assert!(size(highest) < size(lowest), "{codec}");
+        }
+    }
+
+    #[test]
+    fn names_and_ids_are_kafkas() {
+        let names = ["none", "gzip", "snappy", "lz4", "zstd"];
+        for (codec, (name, id)) in Compression::ALL.into_iter().zip(names.into_iter().zip(0..)) {
+            assert_eq!((codec.name(), codec.id()), (name, id));
+            assert_eq!((Compression::from_name(name), Compression::from_id(id)), (Some(codec), Some(codec)));
+        }
+        assert_eq!((Compression::from_id(5), Compression::from_name("lzma")), (None, None));
+    }
+}

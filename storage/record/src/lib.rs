@@ -27,6 +27,8 @@ pub mod compression;
 pub mod id;
 pub mod offset;
 pub mod patch;
+#[cfg(test)]
+mod random;
 pub mod record;
 mod varint;
 

@@ -95,3 +95,82 @@ pub fn patch_in_place(bytes: &mut [u8], change: impl FnOnce(&mut RawHeader)) {
     let (slot, _) = bytes.split_first_chunk_mut::<HEADER_LEN>().expect("a batch has a header");
     *slot = header.bytes;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchError, Origin, TimestampType, validate};
+    use crate::builder::{BatchBuilder, BatchOptions};
+    use alloc::vec::Vec;
+
+    fn batch(records: i64) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for i in 0..records {
+            builder.push(Timestamp(1000 + i), None, Some(&[7; 300]), &[]).unwrap();
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn offset_and_epoch_leave_the_checksum_alone() {
+        let mut bytes = batch(3);
+        let before = *RecordBatch::peek(&bytes).unwrap().header();
+        patch_in_place(&mut bytes, |header| {
+            header.set_base_offset(Offset::new(1 << 40));
+            header.set_leader_epoch(LeaderEpoch(9));
+        });
+        let after = validate(&bytes, Origin::Log).unwrap();
+        let expected =
+            BatchHeader { base_offset: Offset::new(1 << 40), partition_leader_epoch: LeaderEpoch(9), ..before };
+        assert_eq!(*after.header(), expected);
+    }
+
+    #[test]
+    fn log_append_time_keeps_the_checksum_right() {
+        for records in [1, 2, 500] {
+            let mut bytes = batch(records);
+            patch_in_place(&mut bytes, |header| header.set_log_append_time(Timestamp(77_000)));
+            let batch = validate(&bytes, Origin::Log).unwrap();
+            assert_eq!(batch.timestamp_type(), TimestampType::LogAppendTime);
+            assert_eq!((batch.base_timestamp(), batch.max_timestamp()), (Timestamp(1000), Timestamp(77_000)));
+            let all_alike = |record: Result<crate::Record<'_>, _>| {
+                batch.header().timestamp_of(&record.unwrap()) == Timestamp(77_000)
+            };
+            assert!(batch.records().all(all_alike));
+        }
+    }
+
+    #[test]
+    fn max_timestamp_keeps_the_checksum_right_and_the_type_alone() {
+        let mut bytes = batch(2);
+        patch_in_place(&mut bytes, |header| header.set_max_timestamp(Timestamp(5000)));
+        let batch = validate(&bytes, Origin::Producer).unwrap();
+        assert_eq!((batch.max_timestamp(), batch.timestamp_type()), (Timestamp(5000), TimestampType::CreateTime));
+    }
+
+    #[test]
+    fn an_empty_batch_can_be_patched() {
+        let bytes = batch(1);
+        let header = *RecordBatch::peek(&bytes).unwrap().header();
+        let mut empty = Vec::new();
+        BatchBuilder::rewrite(&header, crate::Compression::None, None).finish(&mut empty).unwrap();
+        patch_in_place(&mut empty, |header| header.set_max_timestamp(Timestamp(5)));
+        assert_eq!(validate(&empty, Origin::Log).unwrap().max_timestamp(), Timestamp(5));
+    }
+
+    #[test]
+    fn damage_done_before_is_still_found_after() {
+        let mut bytes = batch(2);
+        *bytes.last_mut().unwrap() ^= 1;
+        patch_in_place(&mut bytes, |header| header.set_log_append_time(Timestamp(5)));
+        assert!(matches!(validate(&bytes, Origin::Log), Err(BatchError::Checksum { .. })));
+    }
+
+    #[test]
+    #[should_panic(expected = "only a batch that was accepted")]
+    fn only_batches_are_patched() {
+        patch_in_place(&mut [0; 30], |_| {});
+    }
+}

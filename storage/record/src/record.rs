@@ -349,3 +349,128 @@ impl RecordsSummary {
         Ok(summary)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::*;
+    use crate::batch::{RecordBatch, validate};
+    use crate::builder::{BatchBuilder, BatchOptions};
+    use crate::random::Random;
+
+    /// The records of a batch: their bytes and how many they are.
+    fn body_of(random: &mut Random, count: i32) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for _ in 0..count {
+            let (key, value) = (random.optional_bytes(9), random.optional_bytes(90));
+            let headers: Vec<_> = (0..random.below(4)).map(|_| (random.bytes(3), random.optional_bytes(5))).collect();
+            let headers: Vec<_> = headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect();
+            let timestamp = Timestamp(random.number() as i64);
+            builder.push(timestamp, key.as_deref(), value.as_deref(), &headers).unwrap();
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        RecordBatch::peek(&out).unwrap().body().to_vec()
+    }
+
+    fn read_all(body: &[u8], count: i32) -> Result<usize, RecordError> {
+        RecordIter::new(body, count).try_fold(0, |read, record| record.map(|_| read + 1))
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let mut random = Random::new(2);
+        let body = body_of(&mut random, 8);
+        assert_eq!(read_all(&body, 8), Ok(8));
+        for cut in 0..body.len() {
+            assert_eq!(read_all(&body[..cut], 8), Err(RecordError::Truncated), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_count_must_fit_the_bytes() {
+        let body = body_of(&mut Random::new(3), 4);
+        assert_eq!(read_all(&body, 5), Err(RecordError::Truncated));
+        assert!(matches!(read_all(&body, 3), Err(RecordError::TrailingBytes { .. })));
+        assert_eq!(read_all(&body, -1), Err(RecordError::RecordCount { count: -1 }));
+        assert_eq!(read_all(&[], 0), Ok(0));
+        let mut records = RecordIter::new(&body, 5);
+        assert_eq!(records.by_ref().filter(Result::is_err).count(), 1);
+        assert_eq!(records.next(), None, "the first error ends it");
+        assert_eq!(RecordIter::new(&body, i32::MAX).size_hint(), (0, Some(body.len() / 7 + 1)));
+    }
+
+    #[test]
+    fn each_field_is_held_against_what_remains() {
+        // length, attributes, timestamp delta, offset delta, key length, value length, header count
+        let record = |length: u8, rest: &[u8]| [&[length], rest].concat();
+        let whole = record(12, &[0, 0, 0, 1, 1, 0]);
+        assert_eq!(read_all(&whole, 1), Ok(1));
+        for (body, error) in [
+            (record(10, &whole[1..]), RecordError::Truncated),
+            (record(14, &whole[1..]), RecordError::Truncated),
+            (record(14, &[0, 0, 0, 1, 1, 0, 9]), RecordError::Length { excess: 1 }),
+            (record(1, &whole[1..]), RecordError::Truncated),
+            (record(12, &[0, 0, 0, 2, 1, 0]), RecordError::Truncated),
+            (record(12, &[0, 0, 0, 10, 1, 0]), RecordError::Truncated),
+            (record(12, &[0, 0, 0, 1, 10, 0]), RecordError::Truncated),
+            (record(12, &[0, 0, 0, 1, 1, 1]), RecordError::HeaderCount { count: -1 }),
+            (record(12, &[0, 0, 0, 1, 1, 2]), RecordError::HeaderCount { count: 1 }),
+            (record(16, &[0, 0, 0, 1, 1, 2, 1, 1]), RecordError::NullHeaderKey),
+            (record(16, &[0, 0, 0, 1, 1, 2, 2, 1]), RecordError::Truncated),
+            ([0x80, 0x80, 0x80, 0x80, 0x80, 0].to_vec(), RecordError::Varint),
+        ] {
+            assert_eq!(read_all(&body, 1), Err(error), "{body:?}");
+        }
+        // A huge header count is refused by what remains, not by trying.
+        let huge = [&[22, 0, 0, 0, 1, 1][..], &[0xfe, 0xff, 0xff, 0xff, 0x0f], &[0]].concat();
+        assert_eq!(read_all(&huge, 1), Err(RecordError::HeaderCount { count: i32::MAX }));
+    }
+
+    #[test]
+    fn damaged_bodies_never_read_past_their_end() {
+        let mut random = Random::new(4);
+        for _ in 0..3000 {
+            let mut body = body_of(&mut random, 5);
+            for _ in 0..=random.below(3) {
+                let place = random.below(body.len());
+                body[place] = random.number() as u8;
+            }
+            for record in RecordIter::new(&body, 5).map_while(Result::ok) {
+                assert_eq!(record.headers.iter().count(), record.headers.len());
+            }
+        }
+    }
+
+    #[test]
+    fn records_are_held_against_their_header() {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for (timestamp, key) in [(5, Some(&b"a"[..])), (9, None), (9, Some(&b"b"[..])), (-1, None)] {
+            builder.push(Timestamp(timestamp), key, None, &[]).unwrap();
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        let batch = validate(&out, Origin::Producer).unwrap();
+        let summary =
+            RecordsSummary { max_timestamp: Timestamp(9), max_timestamp_offset_delta: 1, first_without_key: Some(1) };
+        assert_eq!(batch.check_records(batch.body(), Origin::Producer), Ok(summary));
+
+        // Without its second record it is a compacted batch: legal in a log, not from a producer.
+        let mut builder = BatchBuilder::rewrite(batch.header(), crate::Compression::None, None);
+        for record in batch.records().map(Result::unwrap).filter(|record| record.offset_delta != 1) {
+            builder.retain(&record).unwrap();
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        let batch = validate(&out, Origin::Log).unwrap();
+        assert_eq!(batch.record_count(), 3);
+        assert!(batch.check_records(batch.body(), Origin::Log).is_ok());
+        let error = RecordError::OffsetDelta { index: 1, delta: 2 };
+        assert_eq!(batch.check_records(batch.body(), Origin::Producer), Err(error));
+
+        // A record behind the last offset delta is not the batch's.
+        let header = BatchHeader { last_offset_delta: 2, ..*batch.header() };
+        let error = RecordError::OffsetDelta { index: 2, delta: 3 };
+        assert_eq!(RecordsSummary::read(&header, batch.body(), Origin::Log), Err(error));
+    }
+}

@@ -145,3 +145,60 @@ fn skip_text(input: &[u8]) -> Result<&[u8], CompressionError> {
     let end = input.iter().position(|byte| *byte == 0).ok_or(CompressionError::Truncated)?;
     skip(input, end + 1)
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::super::{Compression, decompress};
+    use super::*;
+
+    fn packed(input: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        compress(None, input, &mut out).unwrap();
+        out
+    }
+
+    fn unpacked(input: &[u8]) -> Result<Vec<u8>, CompressionError> {
+        let mut out = Vec::new();
+        decompress(Compression::Gzip, input, 1000, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn members_follow_one_another() {
+        let two = [packed(b"one "), packed(b""), packed(b"two")].concat();
+        assert_eq!(unpacked(&two), Ok(b"one two".to_vec()));
+        assert_eq!(unpacked(&[packed(b"one"), b"tail of ten".to_vec()].concat()), Err(corrupt("gzip header")));
+    }
+
+    #[test]
+    fn optional_header_fields_are_skipped() {
+        let body = packed(b"text");
+        let mut header = HEADER.to_vec();
+        header[3] = FLAG_EXTRA | FLAG_NAME | FLAG_COMMENT | FLAG_HEADER_CRC;
+        header.extend_from_slice(&[3, 0, 9, 9, 9]);
+        header.extend_from_slice(b"name\0comment\0");
+        let crc = crc32fast::hash(&header) as u16;
+        let member = [&header[..], &crc.to_le_bytes(), &body[10..]].concat();
+        assert_eq!(unpacked(&member), Ok(b"text".to_vec()));
+        for cut in 0..header.len() + 2 {
+            assert_eq!(unpacked(&member[..cut]), Err(CompressionError::Truncated), "cut at {cut}");
+        }
+        let member = [&header[..], &(crc ^ 1).to_le_bytes(), &body[10..]].concat();
+        assert_eq!(unpacked(&member), Err(corrupt("gzip header checksum")));
+    }
+
+    #[test]
+    fn checksum_length_and_flags_are_checked() {
+        let good = packed(b"text");
+        let altered = |place: usize| {
+            let mut bytes = good.clone();
+            bytes[place] ^= 0x80;
+            unpacked(&bytes).unwrap_err()
+        };
+        assert_eq!(altered(good.len() - 1), corrupt("gzip length"));
+        assert_eq!(altered(good.len() - 5), corrupt("gzip checksum"));
+        for place in [0, 1, 2, 3] {
+            assert_eq!(altered(place), corrupt("gzip header"));
+        }
+    }
+}

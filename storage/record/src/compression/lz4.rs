@@ -173,3 +173,129 @@ fn take_array<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], CompressionE
 fn take_u32(input: &mut &[u8]) -> Result<u32, CompressionError> {
     take_array(input).map(u32::from_le_bytes)
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::super::{Compression, decompress};
+    use super::*;
+    use crate::random::Random;
+
+    fn unpacked(input: &[u8]) -> Result<Vec<u8>, CompressionError> {
+        let mut out = Vec::new();
+        decompress(Compression::Lz4, input, 1 << 20, &mut out).map(|()| out)
+    }
+
+    /// A frame with these flags, of blocks that are given; `content` is what they decompress to.
+    fn frame(flags: u8, sizes: u8, blocks: &[(u32, Vec<u8>)], content: &[u8]) -> Vec<u8> {
+        let mut out = MAGIC.to_le_bytes().to_vec();
+        out.extend_from_slice(&[VERSION | flags, sizes]);
+        if flags & CONTENT_SIZE != 0 {
+            out.extend_from_slice(&(content.len() as u64).to_le_bytes());
+        }
+        let checksum = (XxHash32::oneshot(0, &out[4..]) >> 8) as u8;
+        out.push(checksum);
+        for (stored, block) in blocks {
+            put_block(block.len() as u32 | stored, block, &mut out);
+            if flags & BLOCK_CHECKSUM != 0 {
+                out.extend_from_slice(&XxHash32::oneshot(0, block).to_le_bytes());
+            }
+        }
+        out.extend_from_slice(&END_MARK.to_le_bytes());
+        if flags & CONTENT_CHECKSUM != 0 {
+            out.extend_from_slice(&XxHash32::oneshot(0, content).to_le_bytes());
+        }
+        out
+    }
+
+    /// One block, which may refer to `history`.
+    fn packed(input: &[u8], history: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; block::get_maximum_output_size(input.len())];
+        let written = block::compress_into_with_dict(input, &mut out, history).unwrap();
+        out.truncate(written);
+        out
+    }
+
+    const ALL_CHECKS: u8 = BLOCK_CHECKSUM | CONTENT_SIZE | CONTENT_CHECKSUM;
+
+    #[test]
+    fn every_combination_of_checks_and_sizes_is_read() {
+        let content = Random::new(20).bytes(5000);
+        let (first, second) = content.split_at(2000);
+        let blocks = [(0, packed(first, b"")), (STORED, second.to_vec())];
+        for flags in (0..8).map(|bits| bits << 2 & ALL_CHECKS | (bits & 4) << 2) {
+            for sizes in [0x40, 0x50, 0x60, 0x70] {
+                assert_eq!(unpacked(&frame(INDEPENDENT | flags, sizes, &blocks, &content)), Ok(content.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn linked_blocks_see_what_came_before_in_their_frame() {
+        let content = [&Random::new(21).noise(3000)[..]; 2].concat();
+        let (first, second) = content.split_at(3000);
+        let linked = packed(second, first);
+        assert!(linked.len() < 100, "the second block refers to the first");
+        let blocks = [(STORED, first.to_vec()), (0, linked)];
+        assert_eq!(unpacked(&frame(ALL_CHECKS, 0x40, &blocks, &content)), Ok(content.clone()));
+        assert!(unpacked(&frame(INDEPENDENT, 0x40, &blocks, &content)).is_err(), "independent blocks see nothing");
+        let alone = [frame(0, 0x40, &blocks[..1], first), frame(0, 0x40, &blocks[1..], second)].concat();
+        assert!(unpacked(&alone).is_err(), "nor does another frame");
+    }
+
+    #[test]
+    fn frames_and_skippable_ones_follow_one_another() {
+        let mut bytes = Vec::new();
+        compress(b"one ", &mut bytes).unwrap();
+        bytes.extend_from_slice(&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+        compress(b"two", &mut bytes).unwrap();
+        assert_eq!(unpacked(&bytes), Ok(b"one two".to_vec()));
+        assert_eq!(unpacked(&bytes[..bytes.len() - 1]), Err(CompressionError::Truncated));
+        bytes.extend_from_slice(b"tail");
+        assert_eq!(unpacked(&bytes), Err(corrupt("lz4 magic")));
+    }
+
+    #[test]
+    fn each_check_finds_its_damage() {
+        let blocks = [(STORED, b"text".to_vec())];
+        let good = frame(INDEPENDENT | ALL_CHECKS, 0x40, &blocks, b"text");
+        let altered = |place: usize, bit: u8| {
+            let mut bytes = good.clone();
+            bytes[place] ^= bit;
+            unpacked(&bytes).unwrap_err()
+        };
+        assert_eq!(altered(4, RESERVED), corrupt("lz4 header"));
+        assert_eq!(altered(4, VERSION), corrupt("lz4 header"));
+        assert_eq!(altered(5, 0x01), corrupt("lz4 header"));
+        assert_eq!(altered(5, 0x40), corrupt("lz4 block size"));
+        assert_eq!(altered(14, 1), corrupt("lz4 header checksum"));
+        assert_eq!(altered(19, 1), corrupt("lz4 block checksum"));
+        assert_eq!(altered(good.len() - 1, 1), corrupt("lz4 content checksum"));
+        let sized = frame(INDEPENDENT | CONTENT_SIZE, 0x40, &blocks, b"other");
+        assert_eq!(unpacked(&sized), Err(corrupt("lz4 content size")));
+        let huge = frame(INDEPENDENT | CONTENT_SIZE, 0x40, &blocks, &[0; (1 << 20) + 1]);
+        assert_eq!(unpacked(&huge), Err(CompressionError::OutputTooLarge { output_max: 1 << 20 }));
+        let dictionary = frame(INDEPENDENT | DICTIONARY, 0x40, &blocks, b"text");
+        assert!(matches!(unpacked(&dictionary), Err(CompressionError::Unsupported { .. })));
+    }
+
+    #[test]
+    fn blocks_stay_within_the_size_of_their_frame() {
+        let zeros = [0; BLOCK_INPUT + 1];
+        let too_long = [(0, packed(&zeros, b""))];
+        assert_eq!(unpacked(&frame(INDEPENDENT, 0x40, &too_long, &zeros)), Err(corrupt("lz4 block size")));
+        assert_eq!(unpacked(&frame(INDEPENDENT, 0x50, &too_long, &zeros)).map(|out| out.len()), Ok(zeros.len()));
+        let stored = [(STORED, zeros.to_vec())];
+        assert_eq!(unpacked(&frame(INDEPENDENT, 0x40, &stored, &zeros)), Err(corrupt("lz4 block size")));
+    }
+
+    #[test]
+    fn what_does_not_compress_is_stored() {
+        let noise = Random::new(22).noise(1000);
+        let mut out = Vec::new();
+        compress(&noise, &mut out).unwrap();
+        assert_eq!(out[..7], HEADER);
+        assert_eq!(out[7..11], (1000 | STORED).to_le_bytes());
+        assert_eq!(out.len(), 7 + 4 + 1000 + 4);
+    }
+}

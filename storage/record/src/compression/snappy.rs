@@ -69,3 +69,57 @@ fn read_block(block: &[u8], output: &mut Output<'_>) -> Result<(), CompressionEr
         snap::raw::Decoder::new().decompress(block, bytes).map_err(|_| corrupt("snappy block"))
     })
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::super::{Compression, decompress};
+    use super::*;
+
+    fn packed(input: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        compress(input, &mut out).unwrap();
+        out
+    }
+
+    fn unpacked(input: &[u8]) -> Result<Vec<u8>, CompressionError> {
+        let mut out = Vec::new();
+        decompress(Compression::Snappy, input, 200_000, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn blocks_hold_what_javas_hold() {
+        let bytes = packed(&[7; BLOCK_INPUT + 1]);
+        assert_eq!(bytes[..16], HEADER);
+        let first = u32::from_be_bytes(bytes[16..20].try_into().unwrap()) as usize;
+        assert_eq!(snap::raw::decompress_len(&bytes[20..20 + first]), Ok(BLOCK_INPUT));
+        let second = &bytes[20 + first..];
+        assert_eq!(u32::from_be_bytes(second[..4].try_into().unwrap()) as usize, second.len() - 4);
+        assert_eq!(snap::raw::decompress_len(&second[4..]), Ok(1));
+    }
+
+    #[test]
+    fn one_raw_block_is_read_too() {
+        let raw = snap::raw::Encoder::new().compress_vec(b"raw raw raw raw").unwrap();
+        assert_eq!(unpacked(&raw), Ok(b"raw raw raw raw".to_vec()));
+    }
+
+    #[test]
+    fn streams_follow_one_another() {
+        let two = [packed(b"one "), packed(b"two")].concat();
+        assert_eq!(unpacked(&two), Ok(b"one two".to_vec()));
+        assert_eq!(unpacked(&HEADER), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_before_memory_is_taken() {
+        // A raw block of three bytes that claims 2^28, and framed blocks with lengths beyond their stream.
+        let claims = [0x80, 0x80, 0x80, 0x80, 0x01, 0, 0];
+        assert_eq!(unpacked(&claims), Err(corrupt("snappy length")));
+        let framed = |length: i32| [&HEADER[..], &length.to_be_bytes(), &[1, 0, b'a']].concat();
+        assert_eq!(unpacked(&framed(3)), Ok(b"a".to_vec()));
+        assert_eq!(unpacked(&framed(4)), Err(CompressionError::Truncated));
+        assert_eq!(unpacked(&framed(i32::MAX)), Err(CompressionError::Truncated));
+        assert_eq!(unpacked(&framed(-1)), Err(corrupt("snappy block length")));
+    }
+}

@@ -195,3 +195,87 @@ fn skip(input: &mut &[u8], count: usize) -> Result<(), CompressionError> {
     *input = input.get(count..).ok_or(CompressionError::Truncated)?;
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
+mod tests {
+    use super::super::{Compression, decompress};
+    use super::*;
+
+    fn unpacked(input: &[u8], output_max: usize) -> Result<Vec<u8>, CompressionError> {
+        let mut out = Vec::new();
+        decompress(Compression::Zstd, input, output_max, &mut out).map(|()| out)
+    }
+
+    /// A frame of one run-length block, the last: `size` times the letter a.
+    fn run(header: &[u8], size: u32) -> Vec<u8> {
+        let block = (size << 3 | 1 << 1 | 1).to_le_bytes();
+        [&MAGIC.to_le_bytes(), header, &block[..3], b"a"].concat()
+    }
+
+    #[test]
+    fn frames_and_skippable_ones_follow_one_another() {
+        let mut bytes = Vec::new();
+        compress(None, b"one ", &mut bytes).unwrap();
+        bytes.extend_from_slice(&[0x5f, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+        compress(None, b"two", &mut bytes).unwrap();
+        assert_eq!(unpacked(&bytes, 7), Ok(b"one two".to_vec()));
+        assert!(unpacked(&bytes, 6).is_err());
+        bytes.extend_from_slice(b"tail");
+        assert_eq!(unpacked(&bytes, 7), Err(corrupt("zstd magic")));
+    }
+
+    #[test]
+    fn a_frame_without_content_size_is_read() {
+        // No content size, window of 1 KiB, then of 128 MiB: the window costs nothing.
+        for window in [0, 17 << 3] {
+            assert_eq!(unpacked(&run(&[0, window], 900), 900).map(|out| out.len()), Ok(900));
+        }
+        assert_eq!(unpacked(&run(&[0, 0], 900), 899), Err(CompressionError::OutputTooLarge { output_max: 899 }));
+    }
+
+    #[test]
+    fn huge_windows_and_dictionaries_are_refused() {
+        for window in [17 << 3 | 1, 18 << 3, 31 << 3 | 7] {
+            let error = CompressionError::Unsupported { what: "a zstd window above 128 MiB" };
+            assert_eq!(unpacked(&run(&[0, window], 9), 100), Err(error));
+        }
+        let error = CompressionError::Unsupported { what: "a zstd dictionary" };
+        assert_eq!(unpacked(&run(&[1, 0, 77], 9), 100), Err(error));
+    }
+
+    #[test]
+    fn a_content_size_that_the_blocks_cannot_reach_is_refused() {
+        // Single segment with a content size of eight bytes.
+        let header = |size: u64| [&[0xe0][..], &size.to_le_bytes()].concat();
+        assert_eq!(unpacked(&run(&header(900), 900), 900).map(|out| out.len()), Ok(900));
+        assert_eq!(unpacked(&run(&header(901), 900), 1 << 20), Err(corrupt("zstd content size")));
+        assert_eq!(unpacked(&run(&header(u64::MAX), 900), 1 << 20), Err(corrupt("zstd content size")));
+        assert!(unpacked(&run(&header(899), 900), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn claims_are_not_believed_before_there_is_output() {
+        // Four hundred blocks that claim 128 KiB each, and are damaged.
+        let mut frame = [&MAGIC.to_le_bytes()[..], &[0, 8 << 3]].concat();
+        for last in (0..400).map(|i| u32::from(i == 399)) {
+            frame.extend_from_slice(&(3 << 3 | 2 << 1 | last).to_le_bytes()[..3]);
+            frame.extend_from_slice(&[0xff; 3]);
+        }
+        let mut out = Vec::new();
+        assert!(matches!(
+            decompress(Compression::Zstd, &frame, 1 << 30, &mut out),
+            Err(CompressionError::Corrupt { .. })
+        ));
+        assert!(out.capacity() <= ATTEMPT_MIN, "{} bytes of memory", out.capacity());
+    }
+
+    #[test]
+    fn a_checksum_is_checked() {
+        // "a", single segment, content size 1, with a checksum.
+        let mut frame = [&MAGIC.to_le_bytes()[..], &[0x24, 1, 9, 0, 0, b'a']].concat();
+        frame.extend_from_slice(&[0, 0, 0, 0]);
+        assert!(matches!(unpacked(&frame, 10), Err(CompressionError::Corrupt { .. })));
+        assert_eq!(unpacked(&frame[..frame.len() - 1], 10), Err(CompressionError::Truncated));
+    }
+}
