@@ -1,4 +1,5 @@
-//! The fields of a batch that a broker sets: base offset, leader epoch, timestamps.
+//! The fields of a batch that are set after it is built: by a broker base offset, leader epoch, timestamps; by a producer
+//! its id, epoch and sequence.
 //!
 //! Owns changing a header without touching the body. It never repairs: where the checksum must follow a change it is
 //! computed from the old one and the change alone, so a body that was damaged before stays detectably damaged after.
@@ -7,7 +8,7 @@ use core::ops::Range;
 
 use crate::batch::{Attributes, BatchHeader, CRC_COVERS_FROM, HEADER_LEN, RecordBatch};
 use crate::checksum::{crc32c, crc32c_combine};
-use crate::id::{LeaderEpoch, Timestamp};
+use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use crate::offset::Offset;
 
 const BASE_OFFSET: Range<usize> = 0..8;
@@ -15,6 +16,9 @@ const LEADER_EPOCH: Range<usize> = 12..16;
 const CRC: Range<usize> = 17..21;
 const ATTRIBUTES: Range<usize> = 21..23;
 const MAX_TIMESTAMP: Range<usize> = 35..43;
+const PRODUCER_ID: Range<usize> = 43..51;
+const PRODUCER_EPOCH: Range<usize> = 51..53;
+const BASE_SEQUENCE: Range<usize> = 53..57;
 const _: () = assert!(CRC.end == CRC_COVERS_FROM && ATTRIBUTES.start == CRC_COVERS_FROM);
 
 /// A copy of a batch's header that can be changed, to be written in its place, before the body.
@@ -63,10 +67,27 @@ impl RawHeader {
         self.set_covered(self.decode().attributes, timestamp);
     }
 
+    /// Makes the batch that of a producer, its first record with this sequence: a producer decides both only when it
+    /// sends, and again when it starts a new epoch. The checksum follows.
+    pub fn set_producer(&mut self, id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) {
+        self.change_covered(|bytes| {
+            put(bytes, PRODUCER_ID, &id.get().to_be_bytes());
+            put(bytes, PRODUCER_EPOCH, &epoch.get().to_be_bytes());
+            put(bytes, BASE_SEQUENCE, &base_sequence.get().to_be_bytes());
+        });
+    }
+
     fn set_covered(&mut self, attributes: Attributes, max_timestamp: Timestamp) {
+        self.change_covered(|bytes| {
+            put(bytes, ATTRIBUTES, &attributes.0.to_be_bytes());
+            put(bytes, MAX_TIMESTAMP, &max_timestamp.get().to_be_bytes());
+        });
+    }
+
+    /// Changes fields that the checksum covers, and the checksum with them.
+    fn change_covered(&mut self, change: impl FnOnce(&mut [u8; HEADER_LEN])) {
         let before = self.covered_crc();
-        put(&mut self.bytes, ATTRIBUTES, &attributes.0.to_be_bytes());
-        put(&mut self.bytes, MAX_TIMESTAMP, &max_timestamp.get().to_be_bytes());
+        change(&mut self.bytes);
         let change = before ^ self.covered_crc();
         let crc = crc32c_combine(change, self.decode().crc, self.body_len);
         put(&mut self.bytes, CRC, &crc.to_be_bytes());
