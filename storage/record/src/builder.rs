@@ -273,8 +273,8 @@ impl core::error::Error for BuildError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Origin, validate};
     use crate::random::Random;
+    use crate::validate::{Origin, validate};
 
     #[test]
     fn what_is_pushed_comes_back_whatever_the_codec() {

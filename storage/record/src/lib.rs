@@ -7,8 +7,9 @@
 //! The tour:
 //! - [`offset`][]: [`Offset`] and one type for each offset of a log ([`HighWatermark`], [`LogEndOffset`], …).
 //! - [`id`][]: topics, partitions, brokers, producers, epochs, sequences, timestamps.
-//! - [`batch`][]: [`RecordBatch`] is the borrowed view, [`BatchHeader`] its decoded header, [`validate`] the one pass over
-//!   header and body, [`Batches`] walks a concatenation.
+//! - [`batch`][]: [`RecordBatch`] is the borrowed view, [`BatchHeader`] its decoded header, [`Batches`] walks a
+//!   concatenation.
+//! - [`mod@validate`][]: the one pass over header and body, and every reason to refuse a batch.
 //! - [`patch`][]: the fields a broker sets, in a copy of the header ([`RawHeader`]) or in place.
 //! - [`record`][]: [`RecordIter`] reads the records of a batch and cannot read past it.
 //! - [`builder`][]: [`BatchBuilder`] makes batches.
@@ -30,12 +31,10 @@ pub mod patch;
 #[cfg(test)]
 mod random;
 pub mod record;
+pub mod validate;
 mod varint;
 
-pub use batch::{
-    Attributes, BatchError, BatchHeader, Batches, HEADER_LEN, LOG_OVERHEAD, Origin, RecordBatch, TimestampType,
-    validate,
-};
+pub use batch::{Attributes, BatchHeader, Batches, HEADER_LEN, LOG_OVERHEAD, RecordBatch, TimestampType};
 pub use builder::{BatchBuilder, BatchOptions, BuildError, RecordHeader};
 pub use compression::{Compression, CompressionError, compress, decompress};
 pub use id::{
@@ -45,3 +44,4 @@ pub use id::{
 pub use offset::{FlushedEndOffset, HighWatermark, LastStableOffset, LogEndOffset, LogStartOffset, Offset};
 pub use patch::RawHeader;
 pub use record::{Header, Headers, Record, RecordError, RecordIter, RecordsSummary};
+pub use validate::{BatchError, Origin, validate};

@@ -104,7 +104,7 @@ fn put(bytes: &mut [u8; HEADER_LEN], place: Range<usize>, value: &[u8]) {
     bytes.get_mut(place).expect("the fields of a header lie inside it").copy_from_slice(value);
 }
 
-/// Changes the header of the batch at the start of `bytes` in place. The bytes must be a batch that [`crate::validate`]
+/// Changes the header of the batch at the start of `bytes` in place. The bytes must be a batch that [`crate::validate()`]
 /// or [`RecordBatch::peek`] accepted.
 ///
 /// # Panics
@@ -120,8 +120,9 @@ pub fn patch_in_place(bytes: &mut [u8], change: impl FnOnce(&mut RawHeader)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchError, Origin, TimestampType, validate};
+    use crate::batch::TimestampType;
     use crate::builder::{BatchBuilder, BatchOptions};
+    use crate::validate::{BatchError, Origin, validate};
     use alloc::vec::Vec;
 
     fn batch(records: i64) -> Vec<u8> {

@@ -6,8 +6,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::batch::{BatchHeader, Origin};
+use crate::batch::BatchHeader;
 use crate::id::Timestamp;
+use crate::validate::Origin;
 use crate::varint::{self, VarintError};
 
 /// One record, borrowed from its batch.
@@ -354,9 +355,10 @@ impl RecordsSummary {
 #[expect(clippy::indexing_slicing, reason = "tests index what they made themselves")]
 mod tests {
     use super::*;
-    use crate::batch::{RecordBatch, validate};
+    use crate::batch::RecordBatch;
     use crate::builder::{BatchBuilder, BatchOptions};
     use crate::random::Random;
+    use crate::validate::validate;
 
     /// The records of a batch: their bytes and how many they are.
     fn body_of(random: &mut Random, count: i32) -> Vec<u8> {
