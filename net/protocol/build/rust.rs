@@ -165,16 +165,17 @@ impl View<'_> {
             line(out, &format!("r.skip_tags(\"{what}\")?;"));
         } else {
             line(out, &format!("for _ in 0..r.tag_count(\"{what}\")? {{"));
-            line(out, &format!("let (tag, mut value) = r.tag(\"{what}\")?;\nmatch tag {{"));
-            for field in tagged {
+            line(out, &format!("let (tag, mut value) = r.tag(\"{what}\")?;"));
+            for (index, field) in tagged.iter().enumerate() {
+                let otherwise = if index > 0 { "else " } else { "" };
+                let tag = field.tag.expect("only tagged fields are here");
                 let guard = self
                     .condition(field.versions, flexible.intersect(self.message.versions))
-                    .map_or(String::new(), |condition| format!(" if {condition}"));
-                let tag = field.tag.expect("only tagged fields are here");
+                    .map_or(String::new(), |condition| format!(" && {condition}"));
                 let read = self.read_value(field, "&mut value");
-                line(out, &format!("{tag}{guard} => {} = {read},", ident(&field.name)));
+                line(out, &format!("{otherwise}if tag == {tag}{guard} {{ {} = {read}; }}", ident(&field.name)));
             }
-            line(out, "_ => {}\n}\n}");
+            line(out, "}");
         }
         if !always {
             line(out, "}");
@@ -214,7 +215,7 @@ impl View<'_> {
             if let Some(condition) = self.condition(has, self.message.versions) {
                 let absent = self.absent(field, "");
                 if !absent.is_empty() {
-                    line(out, &format!("if !({condition}) {absent}"));
+                    line(out, &format!("if {} {absent}", opposite(&condition)));
                 }
             }
         }
@@ -368,6 +369,16 @@ impl View<'_> {
 fn argument(name: &str, body: &str) -> String {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if body.split(|c| !is_name(c)).any(|word| word == name) { name.to_owned() } else { format!("_{name}") }
+}
+
+/// The opposite of a test that [`View::condition`] wrote.
+fn opposite(condition: &str) -> String {
+    for (operator, opposite) in [(" >= ", " < "), (" <= ", " > "), (" == ", " != ")] {
+        if condition.contains(operator) {
+            return condition.replace(operator, opposite);
+        }
+    }
+    format!("!{condition}")
 }
 
 fn context(field: &Field) -> &'static str {

@@ -278,9 +278,6 @@ impl Field {
         if is_null && self.nullable.is_none() {
             return fail("defaults to null and is never null");
         }
-        if matches!(self.kind, FieldKind::Struct(_)) && self.nullable.is_some() && !is_null {
-            return fail("a nullable structure defaults to null");
-        }
         if self.tag.is_some() && matches!(self.kind, FieldKind::Records) {
             return fail("records are never tagged: their bytes may be left out");
         }

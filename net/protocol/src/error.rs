@@ -44,6 +44,8 @@ pub enum DecodeErrorKind {
     Version(i16),
     /// An API key that the schema does not describe.
     ApiKey(i16),
+    /// The record type of another key.
+    RecordType(i16),
 }
 
 impl fmt::Display for DecodeError {
@@ -62,6 +64,7 @@ impl fmt::Display for DecodeError {
             DecodeErrorKind::Utf8 => f.write_str("not UTF-8"),
             DecodeErrorKind::Version(version) => write!(f, "unknown version {version}"),
             DecodeErrorKind::ApiKey(key) => write!(f, "unknown API key {key}"),
+            DecodeErrorKind::RecordType(other) => write!(f, "record type {other} is another's"),
         }?;
         write!(f, ", at byte {}", self.at)
     }

@@ -56,6 +56,7 @@ mod uuid;
 mod writer;
 
 mod generated;
+pub mod json;
 
 pub use api_key::ApiKey;
 pub use array::{Array, IntoIter, Iter, Wire};

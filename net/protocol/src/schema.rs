@@ -161,6 +161,17 @@ pub enum ReencodeError {
     Encode(EncodeError),
 }
 
+impl ReencodeError {
+    /// The same error in a message that `bytes` go before.
+    #[must_use]
+    pub fn after(self, bytes: usize) -> ReencodeError {
+        match self {
+            ReencodeError::Decode(error) => ReencodeError::Decode(DecodeError { at: error.at + bytes, ..error }),
+            ReencodeError::Encode(error) => ReencodeError::Encode(error),
+        }
+    }
+}
+
 impl fmt::Display for ReencodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

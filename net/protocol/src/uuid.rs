@@ -2,6 +2,7 @@
 
 use crate::base64;
 use core::fmt;
+use heddle_record::TopicId;
 
 /// A UUID as Kafka writes it: 16 bytes, shown as base64url without padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +22,18 @@ impl Uuid {
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         base64::write(f, &self.0, base64::Alphabet::UrlUnpadded)
+    }
+}
+
+impl From<TopicId> for Uuid {
+    fn from(id: TopicId) -> Self {
+        Uuid(id.0)
+    }
+}
+
+impl From<Uuid> for TopicId {
+    fn from(uuid: Uuid) -> Self {
+        TopicId(uuid.0)
     }
 }
 
