@@ -3,6 +3,9 @@
 //! No file, socket, clock, thread or randomness: `now` and new ids are arguments, and what a decision changes comes back
 //! as records for the caller to store.
 //!
+//! - [`controller`]: `step`, which decides every change.
+//! - [`image`]: the cluster's metadata, which only records change.
+//! - [`record`]: those records, and their bytes.
 //! - [`settings`]: the one table of settings; values, layers, `server.properties`.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -10,4 +13,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod controller;
+pub mod image;
+pub mod record;
 pub mod settings;
+
+pub use image::{MetadataImage, TopicImage};
+pub use record::{BrokerRegistration, Endpoint, MetadataRecord, PartitionState};

@@ -1,0 +1,305 @@
+//! Changes of settings while the cluster runs: IncrementalAlterConfigs for topics, one broker and all brokers.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use heddle_protocol::ErrorCode;
+use heddle_record::{BrokerId, TopicId};
+
+use super::topics::{check_topic_name, unknown_topic_setting};
+use super::{Context, Decision, Fault, Response};
+use crate::record::MetadataRecord;
+use crate::settings::layers::Values;
+use crate::settings::topic::check_together;
+use crate::settings::value::list_items;
+use crate::settings::{
+    Mode, Scope, Setting, UnknownSetting, ValueType, broker_setting, has_known_prefix, topic_setting,
+};
+
+/// Settings to be changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlterConfigs {
+    /// The changes by resource.
+    pub resources: Vec<AlterResource>,
+    /// Decide, but change nothing.
+    pub validate_only: bool,
+}
+
+/// Changes of one resource: all or none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlterResource {
+    /// The resource's type, as the protocol numbers it.
+    pub kind: i8,
+    /// The resource's name.
+    pub name: String,
+    /// The changes.
+    pub changes: Vec<ConfigChange>,
+}
+
+/// A change of one setting.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigChange {
+    /// The setting.
+    pub name: String,
+    /// What to do; a number of the protocol.
+    pub operation: i8,
+    /// The value.
+    pub value: Option<String>,
+}
+
+/// What became of a resource's changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlteredResource {
+    /// The resource's type, as the protocol numbers it.
+    pub kind: i8,
+    /// The resource's name.
+    pub name: String,
+    /// Why nothing was changed.
+    pub result: Result<(), Fault>,
+}
+
+/// What a resource is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResourceKind {
+    /// A topic, by name.
+    Topic,
+    /// A broker, by id; all brokers with an empty name.
+    Broker,
+    /// A broker's loggers.
+    BrokerLogger,
+    /// A subscription to clients' metrics.
+    ClientMetrics,
+    /// A group.
+    Group,
+}
+
+impl ResourceKind {
+    /// The type that the protocol gives this number.
+    pub const fn from_code(code: i8) -> Option<Self> {
+        match code {
+            2 => Some(Self::Topic),
+            4 => Some(Self::Broker),
+            8 => Some(Self::BrokerLogger),
+            16 => Some(Self::ClientMetrics),
+            32 => Some(Self::Group),
+            _ => None,
+        }
+    }
+}
+
+/// What to do with a setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Set it.
+    Set,
+    /// Remove the value that was set.
+    Delete,
+    /// Add items to a list.
+    Append,
+    /// Take items from a list.
+    Subtract,
+}
+
+impl Operation {
+    /// The operation that the protocol gives this number.
+    pub const fn from_code(code: i8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Set),
+            1 => Some(Self::Delete),
+            2 => Some(Self::Append),
+            3 => Some(Self::Subtract),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Set => "SET",
+            Self::Delete => "DELETE",
+            Self::Append => "APPEND",
+            Self::Subtract => "SUBTRACT",
+        }
+    }
+}
+
+pub(super) fn alter(context: &Context<'_>, command: AlterConfigs) -> Decision {
+    let mut seen = BTreeSet::new();
+    let twice: BTreeSet<(i8, String)> = command
+        .resources
+        .iter()
+        .map(|resource| (resource.kind, resource.name.clone()))
+        .filter(|resource| !seen.insert(resource.clone()))
+        .collect();
+    let mut records = Vec::new();
+    let mut results = Vec::new();
+    for resource in command.resources {
+        let decided = if twice.contains(&(resource.kind, resource.name.clone())) {
+            Err(Fault::with(ErrorCode::InvalidRequest, "Each resource must appear at most once."))
+        } else {
+            alter_resource(context, &resource)
+        };
+        let result = decided.map(|changes| records.extend(changes));
+        results.push(AlteredResource { kind: resource.kind, name: resource.name, result });
+    }
+    let records = if command.validate_only { Vec::new() } else { records };
+    Decision { records, response: Response::AlterConfigs(results) }
+}
+
+fn invalid_request(message: impl Into<String>) -> Fault {
+    Fault::with(ErrorCode::InvalidRequest, message)
+}
+
+fn invalid_config(message: impl Into<String>) -> Fault {
+    Fault::with(ErrorCode::InvalidConfig, message)
+}
+
+fn alter_resource(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<MetadataRecord>, Fault> {
+    let mut names = BTreeSet::new();
+    if !resource.changes.iter().all(|change| names.insert(change.name.as_str())) {
+        return Err(invalid_request("Error due to duplicate config keys"));
+    }
+    match ResourceKind::from_code(resource.kind) {
+        Some(ResourceKind::Topic) => alter_topic(context, resource),
+        Some(ResourceKind::Broker) => alter_broker(context, resource),
+        Some(ResourceKind::BrokerLogger) => Err(invalid_request("Log levels are set when the broker is started.")),
+        Some(ResourceKind::ClientMetrics) => Err(invalid_request("This broker does not collect client metrics.")),
+        Some(ResourceKind::Group) => Err(invalid_request("This broker has no groups.")),
+        None => Err(invalid_request(format!("Unknown resource type {}", resource.kind))),
+    }
+}
+
+fn alter_topic(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<MetadataRecord>, Fault> {
+    let name = &resource.name;
+    check_topic_name(name)
+        .map_err(|reason| Fault::with(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}")))?;
+    let topic = context.image.topic_named(name).ok_or_else(|| {
+        Fault::with(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
+    })?;
+    let mut after = topic.config.clone();
+    for change in &resource.changes {
+        // A value that a newer version set can always be removed.
+        let setting = topic_setting(&change.name);
+        if setting.is_none() && Operation::from_code(change.operation) != Some(Operation::Delete) {
+            return Err(invalid_config(unknown_topic_setting(&change.name)));
+        }
+        let inherited = || {
+            let none = Values::new();
+            setting.and_then(|setting| context.layers().topic_setting(&none, setting).value.map(|v| v.to_string()))
+        };
+        changed(&mut after, change, setting, inherited)?;
+    }
+    check_together(&context.layers(), &after).map_err(invalid_config)?;
+    Ok(topic_records(topic.id, &topic.config, &after))
+}
+
+fn alter_broker(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<MetadataRecord>, Fault> {
+    let broker = named_broker(context, &resource.name)?;
+    let before = broker.map_or(context.image.cluster_config(), |broker| context.image.broker_config(broker));
+    let mut after = before.clone();
+    for change in &resource.changes {
+        let setting = broker_setting(&change.name);
+        let removal = Operation::from_code(change.operation) == Some(Operation::Delete);
+        match setting {
+            _ if removal => {}
+            None if has_known_prefix(&change.name) => {}
+            None => {
+                return Err(invalid_config(UnknownSetting::new(&change.name, Scope::Broker).to_string()));
+            }
+            Some(setting) => check_dynamic(setting, broker)?,
+        }
+        let inherited =
+            || setting.and_then(|setting| context.layers().broker_setting(setting).value.map(|v| v.to_string()));
+        changed(&mut after, change, setting, inherited)?;
+    }
+    Ok(broker_records(broker, before, &after))
+}
+
+/// The broker that a resource's name stands for; `None`: all brokers.
+fn named_broker(context: &Context<'_>, name: &str) -> Result<Option<BrokerId>, Fault> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let id = name.parse::<i32>().map(BrokerId::new);
+    let id = id.map_err(|_| invalid_request(format!("Node id must be an integer, but it is: {name}")))?;
+    if context.image.broker(id).is_none() {
+        return Err(invalid_request(format!("Unexpected broker id, expected {}, but received {id}", context.broker)));
+    }
+    Ok(Some(id))
+}
+
+fn check_dynamic(setting: &Setting, broker: Option<BrokerId>) -> Result<(), Fault> {
+    match setting.mode {
+        Mode::ReadOnly => Err(invalid_request(format!("Cannot update these configs dynamically: [{}]", setting.name))),
+        Mode::PerBroker if broker.is_none() => {
+            Err(invalid_request(format!("Cannot update these configs for all brokers at once: [{}]", setting.name)))
+        }
+        Mode::PerBroker | Mode::ClusterWide => Ok(()),
+    }
+}
+
+/// Makes one change in a layer's values. `inherited`: what the setting comes to where the layer has no value.
+fn changed(
+    values: &mut Values,
+    change: &ConfigChange,
+    setting: Option<&Setting>,
+    inherited: impl Fn() -> Option<String>,
+) -> Result<(), Fault> {
+    let operation = Operation::from_code(change.operation)
+        .ok_or_else(|| invalid_request(format!("Unknown operation {} for {}", change.operation, change.name)))?;
+    let name = &change.name;
+    let new = match operation {
+        Operation::Delete => {
+            values.remove(name);
+            return Ok(());
+        }
+        Operation::Set => given(change)?.to_string(),
+        Operation::Append | Operation::Subtract => {
+            if setting.is_none_or(|setting| setting.value_type != ValueType::List) {
+                let operation = operation.name();
+                return Err(invalid_config(format!("Can't {operation} to key {name} because its type is not LIST.")));
+            }
+            let now = values.get(name).cloned().or_else(inherited).unwrap_or_default();
+            edited(&now, operation, given(change)?)
+        }
+    };
+    if let Some(setting) = setting {
+        setting.check(&new).map_err(|error| invalid_config(error.to_string()))?;
+    }
+    values.insert(name.clone(), new);
+    Ok(())
+}
+
+fn given(change: &ConfigChange) -> Result<&str, Fault> {
+    let value = change.value.as_deref();
+    value.ok_or_else(|| invalid_request(format!("Null value not supported for : {}", change.name)))
+}
+
+/// A list with items added that it lacks, or taken away.
+fn edited(list: &str, operation: Operation, items: &str) -> String {
+    let mut now: Vec<&str> = list_items(list).collect();
+    for item in list_items(items) {
+        match operation {
+            Operation::Subtract => now.retain(|known| *known != item),
+            _ if now.contains(&item) => {}
+            _ => now.push(item),
+        }
+    }
+    now.join(",")
+}
+
+/// The settings that differ between two states of a layer, with what they are after.
+fn differences<'a>(before: &'a Values, after: &'a Values) -> impl Iterator<Item = (String, Option<String>)> + 'a {
+    let removed = before.keys().filter(|name| !after.contains_key(*name)).map(|name| (name.clone(), None));
+    let set = after.iter().filter(|(name, value)| before.get(*name) != Some(*value));
+    removed.chain(set.map(|(name, value)| (name.clone(), Some(value.clone()))))
+}
+
+fn topic_records(topic: TopicId, before: &Values, after: &Values) -> Vec<MetadataRecord> {
+    differences(before, after).map(|(name, value)| MetadataRecord::TopicConfig { topic, name, value }).collect()
+}
+
+fn broker_records(broker: Option<BrokerId>, before: &Values, after: &Values) -> Vec<MetadataRecord> {
+    differences(before, after).map(|(name, value)| MetadataRecord::BrokerConfig { broker, name, value }).collect()
+}
