@@ -84,19 +84,8 @@ impl Executor {
         }
     }
 
-    /// Runs every ready task once and fires due timers, without sleeping and without visiting the kernel. True if anything ran.
-    ///
-    /// How the simulator drives its cores, one step at a time.
-    pub(crate) fn step(&self) -> bool {
-        let fired = self.core.fire_timers();
-        let ran = !self.core.wakes.is_empty() || self.core.tasks.has_ready();
-        self.core.run_ready();
-        fired || ran
-    }
-
-    /// The earliest deadline of a sleeping task.
-    pub(crate) fn next_deadline(&self) -> Option<crate::Monotonic> {
-        self.core.timers.next_deadline()
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
     }
 }
 
@@ -108,10 +97,15 @@ impl Drop for Executor {
 
 impl Core {
     /// Runs ready tasks until none is ready or the turn's budget is spent. True if the main future is ready.
-    pub(crate) fn run_ready(&self) -> bool {
+    fn run_ready(&self) -> bool {
+        self.run_ready_at_most(POLLS_PER_TURN_MAX)
+    }
+
+    /// The same with a budget of the caller's: the simulator lets cores take short turns.
+    pub(crate) fn run_ready_at_most(&self, polls_max: usize) -> bool {
         let mut main_is_ready = false;
         let mut polls = 0;
-        while polls < POLLS_PER_TURN_MAX && !main_is_ready {
+        while polls < polls_max && !main_is_ready {
             self.wakes.take_all(|header| self.tasks.ready.borrow_mut().push_back(header));
             let Some(header) = self.tasks.pop_ready() else { break };
             if header.key == MAIN_KEY {
@@ -122,6 +116,11 @@ impl Core {
             polls += 1;
         }
         main_is_ready
+    }
+
+    /// Whether a task is ready to run.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.tasks.has_ready() || !self.wakes.is_empty()
     }
 
     /// Fires due timers. True if one was due.
@@ -138,7 +137,7 @@ impl Core {
     /// Lets the backend work, and sleep if `wait` allows it and no task is ready.
     pub(crate) fn turn(&self, wait: Wait) {
         let fired = self.fire_timers();
-        let ready = fired || self.tasks.has_ready() || !self.wakes.is_empty();
+        let ready = fired || self.has_ready();
         let wait = match (ready, wait) {
             (true, _) | (_, Wait::Not) => Wait::Not,
             (false, _) => self.timers.next_deadline().map_or(Wait::UntilWoken, Wait::Until),
@@ -293,10 +292,10 @@ impl Core {
         F: Future + 'static,
     {
         let join = Rc::new(Join { state: RefCell::new(JoinState::Running(None)), key: Cell::new(0) });
-        let weak = Rc::clone(&join);
+        // Part of the future even before it first runs: a task that is dropped or panics tells whoever waits for it.
+        let guard = JoinGuard { join: Rc::clone(&join), output: None };
         let body = async move {
-            // Declared before the future runs: a task that is dropped or panics tells whoever waits for it.
-            let mut guard = JoinGuard { join: weak, output: None };
+            let mut guard = guard;
             guard.output = Some(future.await);
         };
         if self.closed.get() {

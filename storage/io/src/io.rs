@@ -20,8 +20,8 @@
 //! listener are enums in the same way (`file.rs`, `socket.rs`): the operating system's, or the simulator's, which is
 //! `Send + Sync + Clone + Debug` and knows its host.
 //!
-//! The simulator makes its executors with [`Executor::on`](crate::Executor::on) and drives them with
-//! `Executor::step` (run what is ready, fire what is due) and `Executor::next_deadline`.
+//! The simulator makes its executors with `Executor::on` and drives their cores with `Core::fire_timers` and
+//! `Core::run_ready_at_most`.
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,64 +1,556 @@
-//! The simulated backend: no host can be made yet, and so nothing of it can exist.
+//! The simulator: hosts with disks, clocks and a network between them, all from one seed, on one thread.
+//!
+//! Owns the cores of all hosts and the order in which they run. Never touches the machine it runs on: no file, no socket, no
+//! clock, no entropy. The same seed and the same program give the same run, which [`Simulator::trace`] shows.
+//!
+//! ```text
+//!   Simulator ── step: one of ──┬── a core that is ready, drawn from the seed ── runs a few of its tasks
+//!                               └── the next event of the agenda ── the clock moves, an operation is finished
+//!
+//!   Host ── cores (executors), disk, clocks, one network address
+//! ```
+//!
+//! ```
+//! use heddle_io::OpenOptions;
+//! use heddle_io::sim::Simulator;
+//!
+//! let simulator = Simulator::new(7);
+//! let host = simulator.host("broker");
+//! let io = host.start_core();
+//! let written = simulator.run(&io.clone(), async move {
+//!     let file = io.open("/log".as_ref(), OpenOptions::create()).await?;
+//!     io.write(&file, 0, vec![b"acknowledged?".to_vec().into()]).await?;
+//!     io.sync_data(&file).await?;
+//!     io.sync_dir("/".as_ref()).await
+//! });
+//! written.unwrap().unwrap();
+//! host.power_cut();
+//! host.restart();
+//! assert_eq!(host.peek("/log").unwrap(), b"acknowledged?");
+//! ```
+//!
+//! What a disk promises and what it does not is told at the top of `sim/disk.rs`, what a network does at the top of
+//! `sim/network.rs`.
 
-use std::net::SocketAddr;
+mod backend;
+mod content;
+mod disk;
+mod fault;
+mod network;
+mod pages;
+#[cfg(test)]
+mod promises;
+mod random;
+mod tree;
+mod world;
 
-use crate::io::Wait;
-use crate::op::{Op, OpKey, Slots};
-use crate::socket::{ListenOptions, Listener};
-use crate::timer::Monotonic;
-use crate::wake::WakeList;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
-/// One core's part of the simulation.
-pub(crate) enum SimBackend {}
+pub(crate) use backend::SimBackend;
+pub(crate) use world::{SimFile, SimListener, SimSocket};
 
-/// A file of a simulated disk.
-#[derive(Clone, Debug)]
-pub(crate) enum SimFile {}
+pub use content::Survival;
+pub use disk::{DiskTiming, FaultModel, FlushScope, Metadata};
+pub use fault::{CutPoint, DiskCounters, Effect, Fault, OperationKind};
+pub use network::NetworkTiming;
 
-/// One end of a simulated connection.
-#[derive(Clone, Debug)]
-pub(crate) enum SimSocket {}
+use crate::error::{Error, Result};
+use crate::executor::Executor;
+use crate::io::{BackendImpl, Core, Io};
+use crate::wake::{Kick, WakeList};
+use disk::{Disk, Errno};
+use network::HostId;
+use random::Random;
+use world::{CoreId, World};
 
-/// A listener of a simulated host.
-#[derive(Clone, Debug)]
-pub(crate) enum SimListener {}
+/// Tasks that a core runs in one step, at most; few, so that cores interleave.
+const POLLS_PER_STEP_MAX: u64 = 8;
 
-impl SimBackend {
-    pub(crate) fn start(&self, _slots: &Slots, _key: OpKey, _op: Op) {
-        match *self {}
-    }
+/// How long a step of a core takes, in nanoseconds, drawn evenly.
+const STEP_NANOS: (u64, u64) = (100, 3_000);
 
-    pub(crate) fn cancel(&self, _slots: &Slots, _key: OpKey) {
-        match *self {}
-    }
+/// A simulated world. Clones are handles to the same one; the cores go with the last.
+#[derive(Clone)]
+pub struct Simulator {
+    inner: Rc<Inner>,
+}
 
-    pub(crate) fn turn(&self, _slots: &Slots, _wakes: &WakeList, _wait: Wait) {
-        match *self {}
-    }
+pub(crate) struct Inner {
+    seed: u64,
+    world: Rc<RefCell<World>>,
+    cores: RefCell<BTreeMap<CoreId, SimulatedCore>>,
+    core_next: Cell<u64>,
+}
 
-    pub(crate) fn close(&self, _slots: &Slots) {
-        match *self {}
-    }
+struct SimulatedCore {
+    host: HostId,
+    core: Weak<Core>,
+    /// The executor of a core that the simulator drives; `None` if the caller of [`Host::executor`] has it.
+    executor: Option<Executor>,
+}
 
-    pub(crate) fn now(&self) -> Monotonic {
-        match *self {}
-    }
+/// Why a run ended before its future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The host of the future lost power, or its process was killed.
+    HostGone,
+    /// The virtual time limit passed.
+    TimeLimit,
+    /// No core is ready, nothing is under way and nobody sleeps: it would wait for ever.
+    Stuck,
+}
 
-    pub(crate) fn wall_clock(&self) -> i64 {
-        match *self {}
-    }
-
-    pub(crate) fn fill_random(&self, _bytes: &mut [u8]) {
-        match *self {}
-    }
-
-    pub(crate) fn listen(&self, _address: SocketAddr, _options: ListenOptions) -> std::io::Result<Listener> {
-        match *self {}
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stopped::HostGone => "the process of the host is gone",
+            Stopped::TimeLimit => "the virtual time limit passed",
+            Stopped::Stuck => "nothing will ever happen again",
+        })
     }
 }
 
-impl SimSocket {
-    pub(crate) fn shutdown(&self) {
-        match *self {}
+impl std::error::Error for Stopped {}
+
+impl Simulator {
+    /// The virtual time that [`Simulator::run`] allows.
+    pub const RUN_LIMIT: Duration = Duration::from_secs(3600);
+
+    /// A world without hosts, whose whole course `seed` decides.
+    pub fn new(seed: u64) -> Simulator {
+        let world = Rc::new(RefCell::new(World::new(seed)));
+        Simulator { inner: Rc::new(Inner { seed, world, cores: RefCell::default(), core_next: Cell::new(0) }) }
+    }
+
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.inner.seed
+    }
+
+    /// Adds a host, with power and an empty disk.
+    pub fn host(&self, name: &str) -> Host {
+        let id = self.inner.world.borrow_mut().add_machine(name);
+        Host { simulator: self.clone(), id }
+    }
+
+    /// Runs `future` on the core of `io`, and all else in the world beside it, until it is done.
+    ///
+    /// # Errors
+    ///
+    /// See [`Stopped`]; the limit is [`Simulator::RUN_LIMIT`].
+    ///
+    /// # Panics
+    ///
+    /// When a task panics.
+    pub fn run<F: Future + 'static>(&self, io: &Io, future: F) -> std::result::Result<F::Output, Stopped> {
+        self.run_within(Simulator::RUN_LIMIT, io, future)
+    }
+
+    /// As [`Simulator::run`], for at most `limit` of virtual time.
+    ///
+    /// # Errors
+    ///
+    /// See [`Stopped`].
+    pub fn run_within<F: Future + 'static>(
+        &self,
+        limit: Duration,
+        io: &Io,
+        future: F,
+    ) -> std::result::Result<F::Output, Stopped> {
+        let output = Rc::new(RefCell::new(None));
+        let place = Rc::clone(&output);
+        let task = io.spawn(async move { *place.borrow_mut() = Some(future.await) });
+        let end = self.now() + limit;
+        let stopped = loop {
+            if let Some(output) = output.take() {
+                return Ok(output);
+            }
+            if task.is_finished() {
+                break Stopped::HostGone;
+            }
+            if self.now() >= end {
+                break Stopped::TimeLimit;
+            }
+            if !self.inner.step(None, Some(end.as_nanos() as u64)) {
+                break Stopped::Stuck;
+            }
+        };
+        task.cancel();
+        Err(stopped)
+    }
+
+    /// Runs the world for `span` of virtual time.
+    pub fn run_for(&self, span: Duration) {
+        let end = (self.now() + span).as_nanos() as u64;
+        while self.inner.world.borrow().now() < end {
+            if !self.inner.step(None, Some(end)) {
+                self.inner.world.borrow_mut().advance_to(end);
+            }
+        }
+    }
+
+    /// Runs one core for a moment, or lets the next event happen. False if nothing will ever happen again.
+    pub fn step(&self) -> bool {
+        self.inner.step(None, None)
+    }
+
+    /// Virtual time since the simulation began.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.inner.world.borrow().now())
+    }
+
+    /// A number that depends on everything that happened so far: two runs that differ differ here.
+    pub fn trace(&self) -> u64 {
+        self.inner.world.borrow().trace()
+    }
+
+    /// Sets how the network behaves.
+    pub fn set_network(&self, timing: NetworkTiming) {
+        self.inner.world.borrow_mut().network.set_timing(timing);
+    }
+
+    /// Nothing passes between `a` and `b` until [`Simulator::heal`]; what is under way is held back, not lost.
+    pub fn partition(&self, a: &Host, b: &Host) {
+        self.partition_one_way(a, b);
+        self.partition_one_way(b, a);
+    }
+
+    /// Nothing passes from `from` to `to` until [`Simulator::heal`].
+    pub fn partition_one_way(&self, from: &Host, to: &Host) {
+        self.inner.world.borrow_mut().network.cut_link(from.id, to.id);
+    }
+
+    /// Ends all partitions.
+    pub fn heal(&self) {
+        let mut world = self.inner.world.borrow_mut();
+        let now = world.now();
+        world.network.heal(now);
+        world.deliver_outputs();
+    }
+
+    /// Resets every connection between `a` and `b`.
+    pub fn reset_connections(&self, a: &Host, b: &Host) {
+        let mut world = self.inner.world.borrow_mut();
+        world.network.reset_between(a.id, b.id);
+        world.deliver_outputs();
+    }
+}
+
+impl fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Simulator(seed {} at {:?})", self.inner.seed, self.now())
+    }
+}
+
+impl Inner {
+    /// One step: see [`Simulator::step`]. Leaves `except` alone, which its caller drives, and does not let time pass beyond
+    /// `until`.
+    pub(crate) fn step(&self, except: Option<CoreId>, until: Option<u64>) -> bool {
+        self.catch_up(except);
+        let ready = self.ready_cores(except);
+        if ready.is_empty() {
+            return self.let_time_pass(except, until);
+        }
+        let (id, core, polls) = {
+            let mut world = self.world.borrow_mut();
+            let (id, core) = &ready[world.random.below(ready.len() as u64) as usize];
+            let polls = world.random.between(1, POLLS_PER_STEP_MAX);
+            let spent = world.random.between(STEP_NANOS.0, STEP_NANOS.1);
+            world.note(b'C'.into(), id.0);
+            world.spend(spent);
+            (*id, Rc::clone(core), polls)
+        };
+        core.fire_timers();
+        core.run_ready_at_most(polls as usize);
+        drop(ready);
+        drop(core);
+        self.cores.borrow_mut().retain(|other, entry| *other != id || entry.core.strong_count() > 0);
+        self.catch_up(except);
+        true
+    }
+
+    /// Does what handles asked for and what is due by now, and closes the cores of processes that are gone.
+    pub(crate) fn catch_up(&self, except: Option<CoreId>) {
+        {
+            let mut world = self.world.borrow_mut();
+            world.read_mail();
+            while world.do_next_due() {}
+        }
+        self.close_gone(except);
+    }
+
+    fn close_gone(&self, except: Option<CoreId>) {
+        let gone = self.world.borrow_mut().take_gone();
+        for host in gone {
+            let cores: Vec<(CoreId, SimulatedCore)> =
+                self.cores.borrow_mut().extract_if(.., |_, entry| entry.host == host).collect();
+            for (id, SimulatedCore { core, executor, .. }) in cores {
+                assert!(except != Some(id), "the host of a core that its caller runs has lost its process");
+                if let Some(core) = core.upgrade() {
+                    core.close();
+                }
+                drop(executor);
+            }
+        }
+    }
+
+    fn ready_cores(&self, except: Option<CoreId>) -> Vec<(CoreId, Rc<Core>)> {
+        let world = self.world.borrow();
+        let cores = self.cores.borrow();
+        let alive = cores.iter().filter(|(id, entry)| except != Some(**id) && world.can_run(entry.host));
+        alive
+            .filter_map(|(id, entry)| Some((*id, entry.host, entry.core.upgrade()?)))
+            .filter(|(_, host, core)| {
+                let due = core.timers.next_deadline().is_some_and(|at| at.as_nanos() <= world.monotonic(*host));
+                core.has_ready() || due
+            })
+            .map(|(id, _, core)| (id, core))
+            .collect()
+    }
+
+    /// Moves the clock to whatever comes next. False if nothing comes.
+    fn let_time_pass(&self, except: Option<CoreId>, until: Option<u64>) -> bool {
+        let mut world = self.world.borrow_mut();
+        let next = [world.next_due(), self.next_wake(&world, except)].into_iter().flatten().min();
+        let Some(next) = next else { return false };
+        world.advance_to(until.map_or(next, |until| until.min(next)));
+        world.do_next_due();
+        true
+    }
+
+    /// When the next core wakes by itself: a sleeper, or a stopped process that goes on.
+    fn next_wake(&self, world: &World, except: Option<CoreId>) -> Option<u64> {
+        let cores = self.cores.borrow();
+        let wakes = cores.iter().filter(|(id, _)| except != Some(**id)).filter_map(|(_, entry)| {
+            let core = entry.core.upgrade()?;
+            let deadline = core.timers.next_deadline().map(|at| world.time_of(entry.host, at.as_nanos()));
+            let wake = if core.has_ready() { Some(world.now()) } else { deadline };
+            wake.and_then(|at| world.runs_at(entry.host, at))
+        });
+        wakes.min()
+    }
+
+    fn new_core(self: &Rc<Inner>, host: HostId) -> Executor {
+        assert!(self.world.borrow_mut().machine(host).is_up, "a host without power starts nothing");
+        let id = CoreId(self.core_next.get());
+        self.core_next.set(id.0 + 1);
+        let backend = SimBackend { world: Rc::clone(&self.world), simulator: Rc::downgrade(self), core: id, host };
+        let executor = Executor::on(BackendImpl::Sim(backend), WakeList::new(Box::new(NeverAsleep)));
+        let core = Rc::downgrade(executor.core());
+        self.cores.borrow_mut().insert(id, SimulatedCore { host, core, executor: None });
+        executor
+    }
+}
+
+/// A simulated core needs no kick: the simulator looks into its list.
+struct NeverAsleep;
+
+impl Kick for NeverAsleep {
+    fn kick(&self) {}
+}
+
+/// A simulated machine: its disk, its clocks, its process.
+#[derive(Clone)]
+pub struct Host {
+    simulator: Simulator,
+    id: HostId,
+}
+
+/// The process.
+impl Host {
+    /// The name that it was given.
+    pub fn name(&self) -> String {
+        self.world().machine(self.id).name.clone()
+    }
+
+    /// The address by which other hosts reach it. Its own loopback addresses work as well.
+    pub fn address(&self) -> IpAddr {
+        IpAddr::V4(self.id.address())
+    }
+
+    /// The simulator that it lives in.
+    pub fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
+    /// Starts a core that the simulator drives, until the process is gone.
+    ///
+    /// # Panics
+    ///
+    /// If the host has no power.
+    pub fn start_core(&self) -> Io {
+        let inner = &self.simulator.inner;
+        let executor = inner.new_core(self.id);
+        let io = executor.io();
+        let mut cores = inner.cores.borrow_mut();
+        cores.last_entry().expect("just added").get_mut().executor = Some(executor);
+        io
+    }
+
+    /// Starts a core that the caller drives with [`Executor::run`], the rest of the world beside it.
+    ///
+    /// # Panics
+    ///
+    /// If the host has no power. [`Executor::run`] panics if the host loses it.
+    pub fn executor(&self) -> Executor {
+        self.simulator.inner.new_core(self.id)
+    }
+
+    /// Power is lost: tasks are dropped where they stand, connections are forgotten, the disk keeps what its
+    /// [`FaultModel`] says.
+    pub fn power_cut(&self) {
+        self.world().power_cut(self.id);
+        self.simulator.inner.close_gone(None);
+    }
+
+    /// The process dies, as by `kill -9`; the page cache stays. Start cores again at will.
+    pub fn kill(&self) {
+        self.world().kill(self.id);
+        self.simulator.inner.close_gone(None);
+    }
+
+    /// Power is back; the disk has what survived. Start cores again at will.
+    ///
+    /// # Panics
+    ///
+    /// If the host has power.
+    pub fn restart(&self) {
+        assert!(!self.is_up(), "{} has power", self.name());
+        self.world().power_on(self.id);
+    }
+
+    /// Whether it has power.
+    pub fn is_up(&self) -> bool {
+        self.world().machine(self.id).is_up
+    }
+
+    /// Stops the process for `span`, as SIGSTOP and SIGCONT do. What it has in flight goes on.
+    pub fn pause(&self, span: Duration) {
+        let mut world = self.world();
+        let until = world.now() + span.as_nanos() as u64;
+        world.machine(self.id).paused_until = until;
+    }
+
+    /// Sets the wall clock forward or back by `millis`. The monotonic clock does not move.
+    pub fn shift_wall_clock(&self, millis: i64) {
+        self.world().machine(self.id).wall_clock_offset_ms += millis;
+    }
+
+    fn world(&self) -> std::cell::RefMut<'_, World> {
+        self.simulator.inner.world.borrow_mut()
+    }
+}
+
+/// The disk.
+impl Host {
+    /// Sets what the disk promises. Meant for before its first use.
+    pub fn set_fault_model(&self, model: FaultModel) {
+        self.world().machine(self.id).disk.set_model(model);
+    }
+
+    /// Sets how long the disk's operations take.
+    pub fn set_disk_timing(&self, timing: DiskTiming) {
+        self.world().machine(self.id).disk.set_timing(timing);
+    }
+
+    /// Plants a fault. It goes with the process.
+    pub fn plant(&self, fault: Fault) {
+        self.world().machine(self.id).disk.plant(fault);
+    }
+
+    /// Removes all planted faults.
+    pub fn clear_faults(&self) {
+        self.world().machine(self.id).disk.clear_faults();
+    }
+
+    /// Cuts the power at a point of the disk's work, counted from the start of the process.
+    pub fn cut_at(&self, point: CutPoint) {
+        self.world().machine(self.id).disk.set_cut_at(Some(point));
+    }
+
+    /// What the disk was asked for since the process started.
+    pub fn counters(&self) -> DiskCounters {
+        self.world().machine(self.id).disk.counters()
+    }
+
+    /// Sets how many bytes the disk holds, in whole pages of 4,096; `None` is endless.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.world().machine(self.id).disk.set_capacity(bytes);
+    }
+
+    /// Bytes that files occupy.
+    pub fn used_bytes(&self) -> u64 {
+        self.world().machine(self.id).disk.used_bytes()
+    }
+
+    /// Turns over one bit of a file, on the medium and in the cache.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file, or no such byte.
+    pub fn flip_bit(&self, path: impl AsRef<Path>, position: u64, bit: u8) -> Result<()> {
+        let path = path.as_ref();
+        let flipped = self.world().machine(self.id).disk.flip_bit(path, position, bit);
+        flipped.map_err(|Errno(errno)| Error::from_raw_os_error("flip bit", errno).with_path(path))
+    }
+
+    /// A whole file as the process sees it, without an operation.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file.
+    pub fn peek(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let bytes = self.world().machine(self.id).disk.peek(path);
+        bytes.map_err(|Errno(errno)| Error::from_raw_os_error("peek", errno).with_path(path))
+    }
+
+    /// The paths of all files, in their order, without an operation.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.world().machine(self.id).disk.list_files()
+    }
+
+    /// The disk as it is, unflushed changes and operations in flight included.
+    pub fn copy_disk(&self) -> DiskCopy {
+        DiskCopy { disk: self.world().machine(self.id).disk.clone() }
+    }
+
+    /// Puts a copy of a disk in, as it is after a power cut that `seed` decides: many ends of one story.
+    ///
+    /// # Panics
+    ///
+    /// If cores run here: the disk is changed under nobody.
+    pub fn insert_after_power_cut(&self, copy: &DiskCopy, seed: u64) {
+        let in_use = self.simulator.inner.cores.borrow().values().any(|core| core.host == self.id);
+        assert!(!in_use, "{} has cores", self.name());
+        let mut disk = copy.disk.clone();
+        disk.reseed(Random::new(seed));
+        disk.power_cut();
+        self.world().machine(self.id).disk = disk;
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Host({})", self.name())
+    }
+}
+
+/// A copy of a simulated disk; see [`Host::copy_disk`].
+#[derive(Clone)]
+pub struct DiskCopy {
+    disk: Disk,
+}
+
+impl fmt::Debug for DiskCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskCopy({} files)", self.disk.list_files().len())
     }
 }
