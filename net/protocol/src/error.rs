@@ -36,6 +36,8 @@ pub enum DecodeErrorKind {
     Null,
     /// The presence byte of a structure is neither null nor present.
     Presence(i8),
+    /// A string above 2¹⁵−1 bytes, the limit of Kafka in every version.
+    StringLength(usize),
     /// A variable-length number with more than 32 bits.
     Varint,
     /// A string that is not UTF-8.
@@ -60,6 +62,7 @@ impl fmt::Display for DecodeError {
             }
             DecodeErrorKind::Null => f.write_str("null is not allowed"),
             DecodeErrorKind::Presence(byte) => write!(f, "presence byte {byte} is neither -1 nor 1"),
+            DecodeErrorKind::StringLength(length) => write!(f, "a string of {length} bytes is too long"),
             DecodeErrorKind::Varint => f.write_str("varint of more than 32 bits"),
             DecodeErrorKind::Utf8 => f.write_str("not UTF-8"),
             DecodeErrorKind::Version(version) => write!(f, "unknown version {version}"),

@@ -3,7 +3,11 @@
 //! Walks the schema's tables ([`crate::schema`]), not the typed messages, and so knows every message without code for
 //! it. Null is `null`, bytes and records are base64, a uuid is base64url without padding, an int64 is a plain number.
 //! Left out are fields that the version lacks, tagged fields at their default, and unknown tagged fields.
-//! Nothing here is fast, and nothing reads JSON.
+//! Nothing here is fast, and nothing reads JSON. Record batches ([`batch`]) have their own form, whole frames
+//! ([`frame`]) are a header and a body.
+
+pub mod batch;
+pub mod frame;
 
 use crate::base64::{self, Alphabet};
 use crate::error::{DecodeError, DecodeErrorKind};
@@ -250,6 +254,16 @@ fn write_uuid(out: &mut String, value: Uuid) {
 fn write_bytes(out: &mut String, bytes: &[u8]) {
     out.push('"');
     base64::write(out, bytes, Alphabet::Standard).expect("a String takes everything");
+    out.push('"');
+}
+
+/// Appends bytes in hex, or null.
+fn write_hex(out: &mut String, bytes: Option<&[u8]>) {
+    let Some(bytes) = bytes else { return out.push_str("null") };
+    out.push('"');
+    for byte in bytes {
+        write!(out, "{byte:02x}").expect("a String takes everything");
+    }
     out.push('"');
 }
 

@@ -5,13 +5,16 @@
 
 use crate::error::{DecodeError, DecodeErrorKind};
 
+/// The longest string: its length was an int16 once.
+const STRING_BYTES_MAX: usize = 0x7fff;
+
 /// A position in a frame.
 ///
 /// The `what` of every method names the field for the error, such as `FetchTopic.partitions`.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
-    /// All bytes that the reader started with, and those before them that its positions count in.
+    /// The position of the end, from which that of the next value follows.
     end: usize,
 }
 
@@ -114,11 +117,18 @@ impl<'a> Reader<'a> {
     /// The length of a string: an int16, or a compact length in a flexible version. `None` is null.
     ///
     /// # Errors
-    /// As [`Reader::varint`] and [`Reader::array`].
+    /// [`DecodeErrorKind::StringLength`] above 2¹⁵−1, which no version can write; as [`Reader::varint`] and
+    /// [`Reader::array`].
     #[inline]
     pub fn string_length(&mut self, flexible: bool, what: &'static str) -> Result<Option<usize>, DecodeError> {
         if flexible {
-            self.compact_length(what)
+            let start = self.clone();
+            match self.compact_length(what)? {
+                Some(length) if length > STRING_BYTES_MAX => {
+                    Err(start.error(what, DecodeErrorKind::StringLength(length)))
+                }
+                length => Ok(length),
+            }
         } else {
             Ok(usize::try_from(i16::from_be_bytes(self.array(what)?)).ok())
         }
@@ -255,6 +265,13 @@ mod tests {
         assert_eq!(error.kind, DecodeErrorKind::Count { count: 3, remaining: 2 });
         let error = Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x0f]).count(true, 1 << 40, "x").unwrap_err();
         assert_eq!(error.kind, DecodeErrorKind::Count { count: u32::MAX - 1, remaining: 0 });
+    }
+
+    #[test]
+    fn compact_strings_are_no_longer_than_others() {
+        assert_eq!(Reader::new(&[0x80, 0x80, 0x02]).string_length(true, "x"), Ok(Some(0x7fff)));
+        let error = Reader::new(&[0x81, 0x80, 0x02]).string_length(true, "x").unwrap_err();
+        assert_eq!((error.kind, error.at), (DecodeErrorKind::StringLength(0x8000), 0));
     }
 
     #[test]

@@ -40,7 +40,6 @@ fn vectors() -> Vec<Vector> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/vectors");
     let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
-    paths.retain(|path| path.file_stem().is_some_and(|stem| stem != "record_batches"));
     paths.sort();
     paths.iter().flat_map(|path| read_vectors(path)).collect()
 }
@@ -211,4 +210,32 @@ fn a_count_of_two_billion_is_refused() {
     let metadata = MessageSpec::request(3).unwrap();
     let error = (metadata.reencode)(&[0x7f, 0xff, 0xff, 0xff], 1).unwrap_err();
     assert_eq!(error.to_string(), "MetadataRequest.topics: 2147483647 elements announced, 0 bytes remain, at byte 0");
+}
+
+#[test]
+fn every_record_batch_is_shown_as_kafka_shows_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../storage/record/testdata/record_batches.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    let mut same = 0;
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let (variant, bytes) = (line["variant"].as_str().unwrap(), hex(line["hex"].as_str().unwrap()));
+        let shown = json::batch::show(&bytes).unwrap_or_else(|error| panic!("{variant}: {error}"));
+        let ours: Value = serde_json::from_str(&shown.json).unwrap_or_else(|error| panic!("{variant}: {error}"));
+        assert_eq!(ours.to_string(), line["json"].to_string(), "{variant}");
+        let again = json::batch::show(&shown.bytes).unwrap_or_else(|error| panic!("{variant}: {error}"));
+        let compressed = line["json"]["attributes"].as_i64().unwrap() & 7 != 0;
+        if compressed {
+            // Another compressor, other bytes, another checksum: the same records.
+            let again: Value = serde_json::from_str(&again.json).unwrap();
+            assert_eq!(again["records"], ours["records"], "{variant}");
+        } else {
+            assert_eq!(shown.bytes, bytes, "{variant}");
+            same += 1;
+        }
+        for length in 0..bytes.len() {
+            assert!(json::batch::show(&bytes[..length]).is_err(), "{variant} cut at {length}");
+        }
+    }
+    assert!(same >= 30, "{same} batches were written to the same bytes");
 }
