@@ -106,7 +106,7 @@ impl BlockingBackend {
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
         let waiting = match op {
             Op::Accept { listener } => Waiting::Accept(listener),
-            Op::Connect { address } => match begin_connect(address) {
+            Op::Connect { address } => match os::begin_connect(address) {
                 Ok(socket) => return self.wait(slots, key, Tried::WaitWritable(Waiting::Connect(socket))),
                 Err(error) => return slots.finish(key, Outcome::of(Err(error))),
             },
@@ -318,14 +318,6 @@ fn accept(listener: Listener) -> Tried {
             Err(error) if os::concerns_one_connection(&error) => {}
             Err(error) => return Tried::Done(Outcome::of(Err(error))),
         }
-    }
-}
-
-fn begin_connect(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
-    let socket = os::tcp_socket(address)?;
-    match os::connect(&socket, address) {
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Ok(socket),
     }
 }
 

@@ -165,6 +165,13 @@ impl Drop for Buffer {
     }
 }
 
+impl Default for Buffer {
+    /// No bytes and no memory.
+    fn default() -> Buffer {
+        Buffer::with_capacity(0)
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffer::{Buffer, Lease};
 use crate::error::{Error, Result};
@@ -22,6 +23,18 @@ pub struct File {
 struct FileInner {
     path: PathBuf,
     kind: FileKind,
+    access: Access,
+    /// The file system has refused RWF_NOWAIT for a write.
+    cannot_refuse_to_block: AtomicBool,
+}
+
+/// How bytes reach the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Through the page cache.
+    Cached,
+    /// Past it (O_DIRECT).
+    Direct,
 }
 
 /// Whose file it is.
@@ -31,8 +44,28 @@ pub(crate) enum FileKind {
 }
 
 impl File {
+    /// A file whose bytes go through the page cache.
     pub(crate) fn new(path: PathBuf, kind: FileKind) -> File {
-        File { inner: Arc::new(FileInner { path, kind }) }
+        File::with_access(path, kind, Access::Cached)
+    }
+
+    pub(crate) fn with_access(path: PathBuf, kind: FileKind, access: Access) -> File {
+        let cannot_refuse_to_block = AtomicBool::new(false);
+        File { inner: Arc::new(FileInner { path, kind, access, cannot_refuse_to_block }) }
+    }
+
+    pub(crate) fn is_direct(&self) -> bool {
+        self.inner.access == Access::Direct
+    }
+
+    /// Whether a write can be asked not to wait for the disk, as far as is known.
+    pub(crate) fn can_refuse_to_block(&self) -> bool {
+        !self.inner.cannot_refuse_to_block.load(Ordering::Relaxed)
+    }
+
+    /// The file system does not know such a wish.
+    pub(crate) fn cannot_refuse_to_block(&self) {
+        self.inner.cannot_refuse_to_block.store(true, Ordering::Relaxed);
     }
 
     /// The path that it was opened by. A rename since then does not show.

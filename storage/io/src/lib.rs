@@ -14,7 +14,7 @@
 //! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `sync.rs` | primitives between tasks of one core |
 //! | `ring.rs`, `wake.rs` | what crosses cores: the ring and the wake-up |
-//! | `uring.rs`, `blocking.rs`, `sim.rs` | the backends |
+//! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
 //! | `send_file.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
 //!
 //! An operation owns its buffers until the kernel has finished with them. Dropping the future of an operation gives up
@@ -25,6 +25,8 @@ mod buffer;
 mod error;
 mod executor;
 mod file;
+mod flight;
+mod inline;
 mod io;
 mod op;
 mod os;

@@ -9,8 +9,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use io_uring::IoUring;
+use io_uring::squeue::Entry;
+
 use crate::buffer::{Buffer, Lease};
-use crate::file::{DirEntry, EntryKind, File, FileKind, Metadata, OpenOptions};
+use crate::file::{Access, DirEntry, EntryKind, File, FileKind, Metadata, OpenOptions};
 use crate::op::{SyncKind, Value};
 use crate::signal::Signal;
 use crate::socket::{ListenOptions, Listener, ListenerKind, Socket, SocketKind};
@@ -368,6 +371,20 @@ pub(crate) fn accept(listener: RawFd) -> io::Result<OwnedFd> {
     owned(unsafe { libc::accept4(listener, std::ptr::null_mut(), std::ptr::null_mut(), flags) })
 }
 
+/// Starts to connect a new socket. It is writable when the connection is made, or has failed.
+pub(crate) fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = tcp_socket(address)?;
+    match connect(&socket, address) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// A descriptor that the kernel made for us through the ring.
+pub(crate) fn adopt(descriptor: RawFd) -> io::Result<OwnedFd> {
+    owned(descriptor)
+}
+
 /// The handle of an accepted connection, and its other end.
 pub(crate) fn accepted(socket: OwnedFd) -> io::Result<(Socket, SocketAddr)> {
     let socket = connected(socket)?;
@@ -401,7 +418,7 @@ pub(crate) fn concerns_one_connection(error: &Error) -> bool {
 }
 
 /// Starts to connect; `WouldBlock` while it goes on.
-pub(crate) fn connect(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+fn connect(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     let raw = RawAddress::new(address);
     // SAFETY: `raw` is a valid address of the length that is given.
     match checked(unsafe { libc::connect(socket.as_raw_fd(), raw.as_ptr(), raw.len()) }) {
@@ -430,10 +447,15 @@ pub(crate) fn receive(socket: RawFd, buffer: &mut Buffer) -> io::Result<usize> {
     Ok(count)
 }
 
+/// A message header of nothing.
+pub(crate) fn empty_message() -> libc::msghdr {
+    // SAFETY: plain numbers and null pointers; all zeros is a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
 /// Sends as much of `pieces` as the socket takes. A connection that is over is an error, not a signal.
 pub(crate) fn send(socket: RawFd, pieces: &[libc::iovec]) -> io::Result<usize> {
-    // SAFETY: plain numbers and null pointers; all zeros is a valid value.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut message = empty_message();
     message.msg_iov = pieces.as_ptr().cast_mut();
     message.msg_iovlen = pieces.len().min(PIECES_PER_CALL_MAX) as _;
     // SAFETY: the pieces point into leases that the caller holds during the call; the kernel only reads them.
@@ -522,7 +544,8 @@ pub(crate) fn open(path: &Path, options: OpenOptions) -> io::Result<Value> {
         open.custom_flags(libc::O_DIRECT);
     }
     let file = open.open(path)?;
-    Ok(Value::File(File::new(path.to_owned(), FileKind::Os(file.into()))))
+    let access = if options.direct { Access::Direct } else { Access::Cached };
+    Ok(Value::File(File::with_access(path.to_owned(), FileKind::Os(file.into()), access)))
 }
 
 /// Reads behind what the buffer holds until `len` bytes or the end of the file.
@@ -568,6 +591,28 @@ pub(crate) fn write_once(file: RawFd, position: u64, vectored: &mut Vectored) ->
     let count = checked_len(unsafe { libc::pwritev(file, first, count, offset) })?;
     vectored.written(count);
     Ok(count)
+}
+
+/// One call that writes without waiting for the disk, as far as the file system lets us say so: `WouldBlock` if it would.
+pub(crate) fn write_inline(file: &File, position: u64, vectored: &mut Vectored) -> io::Result<usize> {
+    if !file.can_refuse_to_block() {
+        return write_once(file.descriptor(), position, vectored);
+    }
+    let pieces = vectored.next_call();
+    let (first, count, offset) = (pieces.as_ptr(), pieces.len() as libc::c_int, position as libc::off_t);
+    // SAFETY: the pieces point into leases that `vectored` holds during the call; the kernel only reads them.
+    let result = unsafe { libc::pwritev2(file.descriptor(), first, count, offset, libc::RWF_NOWAIT) };
+    match checked_len(result) {
+        Ok(count) => {
+            vectored.written(count);
+            Ok(count)
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            file.cannot_refuse_to_block();
+            write_once(file.descriptor(), position, vectored)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 pub(crate) fn sync(file: RawFd, kind: SyncKind) -> io::Result<()> {
@@ -691,4 +736,105 @@ pub(crate) fn is_resident(file: RawFd, position: u64, len: usize) -> bool {
     let page = 4096;
     let wanted = (position + len as u64).div_ceil(page) - position / page;
     result == 0 && pages.cached >= wanted
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The ring.
+
+/// Puts an entry into a ring's submission queue. False if it is full.
+pub(crate) fn push_entry(ring: &mut IoUring, entry: &Entry) -> bool {
+    // SAFETY: every entry is made by `flight.rs` or `uring.rs`; what its pointers lead to is owned by a flight that the
+    // ring keeps until the entry's last result has come (`Ring::take`, `Ring::close`).
+    unsafe { ring.submission().push(entry) }.is_ok()
+}
+
+/// The call into a ring, by its registered number where the kernel gives one.
+pub(crate) struct RingEnter {
+    ring: RawFd,
+    registered: Option<u32>,
+    /// Flags of every call.
+    flags: u32,
+}
+
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 8;
+const ENTER_REGISTERED_RING: u32 = 16;
+const ENTER_NO_IOWAIT: u32 = 128;
+const REGISTER_RING_FDS: u32 = 20;
+const UNREGISTER_RING_FDS: u32 = 21;
+
+/// The kernel's `io_uring_getevents_arg`.
+#[repr(C)]
+struct EnterArgument {
+    mask: u64,
+    mask_size: u32,
+    min_wait_micros: u32,
+    timeout: u64,
+}
+
+/// The kernel's `__kernel_timespec`.
+#[repr(C)]
+struct KernelTimespec {
+    seconds: i64,
+    nanos: i64,
+}
+
+/// The kernel's `io_uring_rsrc_update`.
+#[repr(C)]
+struct RingUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+impl RingEnter {
+    /// `without_iowait`: a sleep is not counted as waiting for a disk, where the kernel knows the difference.
+    pub(crate) fn new(ring: RawFd, without_iowait: bool) -> RingEnter {
+        let mut update = RingUpdate { offset: u32::MAX, reserved: 0, data: ring as u64 };
+        // A thread may register 16 rings; the next goes without, which costs some nanoseconds for each call.
+        let registered = register(ring, REGISTER_RING_FDS, &mut update).ok().map(|_| update.offset);
+        let flags = ENTER_GETEVENTS
+            | ENTER_EXT_ARG
+            | if without_iowait { ENTER_NO_IOWAIT } else { 0 }
+            | if registered.is_some() { ENTER_REGISTERED_RING } else { 0 };
+        RingEnter { ring, registered, flags }
+    }
+
+    /// Submits `to_submit` entries, runs the ring's deferred work, waits for `min_complete` completions.
+    pub(crate) fn enter(&self, to_submit: u32, min_complete: u32, time_limit: Option<Duration>) -> io::Result<()> {
+        let timeout = time_limit.map(|span| KernelTimespec {
+            seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+            nanos: i64::from(span.subsec_nanos()),
+        });
+        let timeout = timeout.as_ref().map_or(0, |timeout| std::ptr::from_ref(timeout) as u64);
+        let argument = EnterArgument { mask: 0, mask_size: 8, min_wait_micros: 0, timeout };
+        let ring = self.registered.unwrap_or(self.ring as u32);
+        let (place, size) = (&raw const argument, size_of::<EnterArgument>());
+        // SAFETY: the argument and the time limit it points to have the kernel's layout and are valid during the call;
+        // the entries are covered by the promise of `push_entry`.
+        let result =
+            unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, to_submit, min_complete, self.flags, place, size) };
+        checked_len(result as isize).map(drop)
+    }
+
+    /// Gives the registered number back: the thread holds the ring as long as it has one.
+    pub(crate) fn close(&mut self) {
+        if let Some(offset) = self.registered.take() {
+            let mut update = RingUpdate { offset, reserved: 0, data: 0 };
+            // Nothing is left to do about a failure: the number goes with the thread.
+            let _ = register(self.ring, UNREGISTER_RING_FDS, &mut update);
+            self.flags &= !ENTER_REGISTERED_RING;
+        }
+    }
+}
+
+fn register(ring: RawFd, operation: u32, update: &mut RingUpdate) -> io::Result<usize> {
+    let place = std::ptr::from_mut(update);
+    // SAFETY: `update` has the kernel's layout and is valid during the call, which takes one of it.
+    checked_len(unsafe { libc::syscall(libc::SYS_io_uring_register, ring, operation, place, 1) } as isize)
+}
+
+/// The kernel's release: `6.12.3-arch1-1`.
+pub(crate) fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
