@@ -1,0 +1,258 @@
+//! The table of what this broker serves: key → versions → handler.
+//!
+//! Owns [`TABLE`], the [`Call`] that a handler gets and the [`Answer`] it gives. Never reads or writes a socket
+//! ([`crate::connection`] does) and holds no API's logic: each has its file in `api/`.
+
+pub(crate) mod api_versions;
+pub(crate) mod create_partitions;
+pub(crate) mod create_topics;
+pub(crate) mod delete_records;
+pub(crate) mod delete_topics;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_configs;
+pub(crate) mod describe_topic_partitions;
+pub(crate) mod fetch;
+pub(crate) mod incremental_alter_configs;
+pub(crate) mod init_producer_id;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod offset_for_leader_epoch;
+pub(crate) mod produce;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use heddle_io::{File, Lease};
+use heddle_record::BrokerId;
+use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, RequestHeader, Writer, frame};
+
+use crate::connection::Session;
+use crate::core::Core;
+
+/// One API: what is advertised, what is served, and by whom.
+pub(crate) struct Api {
+    pub(crate) key: ApiKey,
+    /// The versions that are served.
+    pub(crate) versions: RangeInclusive<i16>,
+    /// The lowest version that is advertised: for some APIs old clients look for exact old versions, although they
+    /// never send them.
+    pub(crate) advertised_min: i16,
+    pub(crate) handler: Handler,
+}
+
+/// How an API is served.
+pub(crate) enum Handler {
+    /// Produce: takes its place in the logs at once, and is answered when the logs say so. Consecutive ones on one
+    /// connection overlap.
+    Overlapping,
+    /// Everything else: starts when the answer before it is ready.
+    Alone(for<'a> fn(&'a Call) -> Handling<'a>),
+}
+
+/// A handler at work.
+pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + 'a>>;
+
+/// One row of [`TABLE`] for a handler that is an `async fn(&Call) -> Result<Answer, Refusal>`.
+macro_rules! alone {
+    ($key:ident, $versions:expr, $module:ident) => {
+        Api {
+            key: ApiKey::$key,
+            versions: $versions,
+            advertised_min: *$versions.start(),
+            handler: Handler::Alone(|call| Box::pin($module::handle(call))),
+        }
+    };
+}
+
+/// Every API that is served, by key. ApiVersions answers with this table.
+pub(crate) static TABLE: [Api; 15] = [
+    Api { key: ApiKey::Produce, versions: 3..=13, advertised_min: 0, handler: Handler::Overlapping },
+    alone!(Fetch, 4..=18, fetch),
+    alone!(ListOffsets, 1..=11, list_offsets),
+    alone!(Metadata, 0..=13, metadata),
+    alone!(ApiVersions, 0..=4, api_versions),
+    alone!(CreateTopics, 2..=7, create_topics),
+    alone!(DeleteTopics, 1..=6, delete_topics),
+    alone!(DeleteRecords, 0..=2, delete_records),
+    alone!(InitProducerId, 0..=5, init_producer_id),
+    alone!(OffsetForLeaderEpoch, 2..=4, offset_for_leader_epoch),
+    alone!(DescribeConfigs, 1..=4, describe_configs),
+    alone!(CreatePartitions, 0..=3, create_partitions),
+    alone!(IncrementalAlterConfigs, 0..=1, incremental_alter_configs),
+    alone!(DescribeCluster, 0..=2, describe_cluster),
+    alone!(DescribeTopicPartitions, 0..=0, describe_topic_partitions),
+];
+
+/// The row of an API key from the wire.
+pub(crate) fn find(key: i16) -> Option<&'static Api> {
+    TABLE.iter().find(|api| api.key.code() == key)
+}
+
+/// One request, whole in memory, and where it came from.
+pub(crate) struct Call {
+    pub(crate) core: Core,
+    /// The connection: which listener, whose address.
+    pub(crate) session: Rc<Session>,
+    pub(crate) key: ApiKey,
+    pub(crate) version: i16,
+    pub(crate) correlation_id: i32,
+    /// The whole frame after its length; records are handed on as slices of it.
+    pub(crate) frame: Lease,
+    /// Where the body starts in the frame.
+    pub(crate) body_at: usize,
+}
+
+impl Call {
+    /// The client's name for itself; empty where it gives none.
+    pub(crate) fn client_id(&self) -> &str {
+        let mut reader = Reader::new(&self.frame);
+        let header = RequestHeader::decode(&mut reader, self.key.request_header_version(self.version));
+        header.ok().and_then(|header| header.client_id).unwrap_or_default()
+    }
+
+    /// The request's body.
+    ///
+    /// # Errors
+    /// The bytes are no such request: the connection is to be closed.
+    pub(crate) fn decode<'a, R: Request<'a>>(&'a self) -> Result<R, Refusal> {
+        debug_assert_eq!(R::KEY, self.key, "a handler decodes its own request");
+        let mut reader = Reader::new(&self.frame[self.body_at..]);
+        Ok(R::decode(&mut reader, self.version)?)
+    }
+
+    /// The lease of a part of this request's frame: nothing is copied.
+    ///
+    /// # Panics
+    /// When `bytes` do not lie in the frame.
+    pub(crate) fn lease_of(&self, bytes: &[u8]) -> Lease {
+        let start = (bytes.as_ptr() as usize).wrapping_sub(self.frame.as_ptr() as usize);
+        assert!(start <= self.frame.len(), "decoded bytes lie in the frame");
+        self.frame.slice(start..start + bytes.len())
+    }
+
+    /// Where this client reaches this broker: what its listener advertises.
+    pub(crate) fn own_endpoint(&self) -> (String, u16) {
+        self.session.listener.endpoint(self.session.local)
+    }
+
+    /// Where this client reaches each of `brokers`, through the listener of the same name as its own; brokers without
+    /// one are left out.
+    pub(crate) fn endpoints(&self, brokers: impl Iterator<Item = BrokerId>) -> Vec<(BrokerId, String, u16)> {
+        let image = self.core.image();
+        let mut endpoints = Vec::new();
+        for broker in brokers {
+            if broker == self.core.broker_id() {
+                let (host, port) = self.own_endpoint();
+                endpoints.push((broker, host, port));
+            } else if let Some(registration) = image.broker(broker) {
+                let name = &self.session.listener.name;
+                let same = registration.endpoints.iter().find(|endpoint| endpoint.listener == *name);
+                endpoints.extend(same.map(|endpoint| (broker, endpoint.host.clone(), endpoint.port)));
+            }
+        }
+        endpoints
+    }
+
+    /// The answer that carries this response, all of it in memory.
+    ///
+    /// # Errors
+    /// The response cannot be expressed in the request's version: a fault of ours, and the connection is closed.
+    pub(crate) fn answer<'a>(&self, response: &impl Message<'a>) -> Result<Answer, Refusal> {
+        let mut writer = Writer::new();
+        frame::encode_response(&mut writer, self.key, self.version, self.correlation_id, response)?;
+        Ok(Answer::Parts(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
+    }
+}
+
+/// What goes back for a request.
+pub(crate) enum Answer {
+    /// A response, in parts that are sent one after the other.
+    Parts(Vec<Part>),
+    /// No response: the client asked for none (acks=0).
+    Silence,
+}
+
+/// A stretch of a response.
+pub(crate) enum Part {
+    /// Bytes in memory.
+    Bytes(Lease),
+    /// Bytes of a file, sent from there.
+    File { file: File, position: u64, length: usize },
+}
+
+impl Part {
+    /// Bytes of the part.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Bytes(lease) => lease.len(),
+            Self::File { length, .. } => *length,
+        }
+    }
+}
+
+/// Why a request gets no answer and its connection is closed.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The bytes are no such request.
+    Malformed(DecodeError),
+    /// No API of ours has this key.
+    UnknownApi { key: i16 },
+    /// The API is served, but not in this version.
+    UnsupportedVersion { key: ApiKey, version: i16 },
+    /// The request names more than one answer can hold.
+    TooMany { what: &'static str, limit: usize },
+    /// A producer that wants no answers must hear of an error: Kafka closes its connection.
+    UnansweredError(String),
+    /// The response cannot be written. Our fault.
+    Unanswerable(EncodeError),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(formatter, "malformed request: {error}"),
+            Self::UnknownApi { key } => write!(formatter, "API key {key} is not served here"),
+            Self::UnsupportedVersion { key, version } => {
+                write!(formatter, "{key:?} version {version} is not served here")
+            }
+            Self::TooMany { what, limit } => write!(formatter, "a request names more than {limit} {what}"),
+            Self::UnansweredError(what) => write!(formatter, "a produce with acks=0 failed: {what}"),
+            Self::Unanswerable(error) => write!(formatter, "a response could not be written: {error}"),
+        }
+    }
+}
+
+impl From<EncodeError> for Refusal {
+    fn from(error: EncodeError) -> Self {
+        Self::Unanswerable(error)
+    }
+}
+
+impl From<DecodeError> for Refusal {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_api_is_listed_once_in_the_order_of_keys() {
+        let keys: Vec<i16> = TABLE.iter().map(|api| api.key.code()).collect();
+        assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
+    }
+
+    #[test]
+    fn nothing_is_served_that_the_codec_cannot_read() {
+        for api in &TABLE {
+            let known = api.key.versions();
+            assert!(api.advertised_min <= *api.versions.start());
+            assert!(known.contains(*api.versions.start()) && known.contains(*api.versions.end()), "{:?}", api.key);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What a broker was told: checked values, made once from flags, files and settings.
+//!
+//! Owns the limits of every queue and buffer of the broker that a person can set. Never reads a file or a socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use heddle_cluster::settings::layers::Values;
+use heddle_engine::EngineConfig;
+use heddle_io::Backend;
+use heddle_record::BrokerId;
+
+/// A broker's settings, checked.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// Where logs are kept.
+    pub data_dir: PathBuf,
+    /// The cluster this broker must belong to; nothing takes what the data directory says.
+    pub cluster_id: Option<String>,
+    /// The broker's number; nothing takes what the data directory says, 1 in a new one.
+    pub broker_id: Option<BrokerId>,
+    /// `broker.rack`.
+    pub rack: Option<String>,
+    /// Threads; at least one.
+    pub cores: usize,
+    /// How to do IO.
+    pub backend: Backend,
+    /// Where to listen; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// Connections in all (`max.connections`).
+    pub connections_max: usize,
+    /// Connections from one address (`max.connections.per.ip`).
+    pub connections_per_address_max: usize,
+    /// How long a connection may be silent (`connections.max.idle.ms`).
+    pub connection_idle_max: Duration,
+    /// Bytes of one request (`socket.request.max.bytes`).
+    pub request_bytes_max: usize,
+    /// Bytes of all requests together that are not answered yet (`queued.max.request.bytes`).
+    pub receive_bytes_max: usize,
+    /// Bytes of records in one fetch response (`fetch.max.bytes`).
+    pub fetch_bytes_max: usize,
+    /// What each core's engine may use; `core` and `cores` are filled in by the core.
+    pub engine: EngineConfig,
+    /// What was set by name, in a file or with flags: the layer of settings below all that changed while brokers ran.
+    pub settings: Values,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Its name.
+    pub name: String,
+    /// The host to bind: an address, a name, or empty for every address of the machine.
+    pub host: String,
+    /// The port to bind; 0 lets the system choose.
+    pub port: u16,
+    /// What clients are told to connect to; nothing means the address that they have connected to.
+    pub advertised: Option<(String, u16)>,
+    /// Whether the listener may be missing where the machine cannot have it: the default listener on `[::1]`.
+    pub is_optional: bool,
+}

@@ -1,0 +1,116 @@
+//! One connection: frames in, answers out, in the order of the requests.
+//!
+//! Owns the life of a connection from its first byte to its last. Never knows what a request means: [`crate::api`]'s
+//! table names the handler. Three loops run as one task:
+//!
+//! ```text
+//!   reader.rs: socket ──▶ frames ──▶ dispatch (here) ──▶ outbox.rs ──▶ writer.rs: socket
+//! ```
+//!
+//! Produces that follow each other overlap: each takes its place in the logs, in order, and its answer is awaited by
+//! the writer. Any other request starts when the answer before it is ready, as Kafka's clients expect.
+
+mod outbox;
+mod reader;
+mod session;
+mod writer;
+
+use std::rc::Rc;
+
+use heddle_io::{Lease, Socket};
+use heddle_protocol::frame::RequestStart;
+use heddle_protocol::{ApiKey, Message as _, Reader, RequestHeader};
+
+use crate::api::{self, Api, Call, Handler, Refusal};
+use crate::concurrently;
+use crate::core::Core;
+
+use outbox::{Outbox, Queued};
+use reader::{Frame, Frames};
+pub(crate) use session::{Ending, Session};
+
+/// Serves one connection until either side ends it, and logs why if the peer is at fault.
+pub(crate) async fn serve(core: Core, socket: Socket, session: Rc<Session>) {
+    let work = converse(&core, &socket, &session);
+    let ending = match core.io().catch_panic(work).await {
+        Ok(Ok(())) => Ending::Finished,
+        Ok(Err(ending)) => ending,
+        Err(panicked) => Ending::Panicked(panicked.to_string()),
+    };
+    socket.shutdown();
+    session.ended(&core, &ending);
+}
+
+async fn converse(core: &Core, socket: &Socket, session: &Rc<Session>) -> Result<(), Ending> {
+    let frames = Frames::new();
+    let outbox = Outbox::new();
+    concurrently::try_all(
+        reader::read(core, socket, session, &frames),
+        dispatch(core, session, &frames, &outbox),
+        writer::write(core, socket, session, &outbox),
+    )
+    .await
+}
+
+/// Takes frames one by one and queues what answers them.
+async fn dispatch(core: &Core, session: &Rc<Session>, frames: &Frames, outbox: &Outbox) -> Result<(), Ending> {
+    while let Some(frame) = frames.next().await {
+        outbox.room().await;
+        let (call, api) = open(core, session, frame.bytes.clone())?;
+        session.request_taken();
+        match api {
+            Opened::Served(api) => answer(call, api, frame, outbox).await?,
+            Opened::Unversioned => outbox.push(Queued::Ready(api::api_versions::unsupported(&call)?)),
+        }
+    }
+    outbox.close();
+    Ok(())
+}
+
+async fn answer(call: Call, api: &Api, frame: Frame, outbox: &Outbox) -> Result<(), Ending> {
+    match api.handler {
+        Handler::Overlapping => {
+            let pending = api::produce::begin(call).await?;
+            outbox.push(Queued::Produce(Box::new(pending), frame.charge));
+        }
+        Handler::Alone(handle) => {
+            outbox.settled().await;
+            let answer = handle(&call).await?;
+            outbox.push(Queued::Ready(answer));
+        }
+    }
+    Ok(())
+}
+
+enum Opened {
+    Served(&'static Api),
+    /// ApiVersions in a version that we do not know: answered in version 0, so that the client can choose again.
+    Unversioned,
+}
+
+/// Reads the request header and finds the API.
+fn open(core: &Core, session: &Rc<Session>, frame: Lease) -> Result<(Call, Opened), Refusal> {
+    let start = RequestStart::peek(&frame)?;
+    let (key, version) = (start.api_key, start.api_version);
+    let api = api::find(key).ok_or(Refusal::UnknownApi { key })?;
+    let is_served = api.versions.contains(&version);
+    let body_at = if is_served {
+        let mut reader = Reader::new(&frame);
+        RequestHeader::decode(&mut reader, api.key.request_header_version(version))?;
+        reader.position()
+    } else if api.key == ApiKey::ApiVersions {
+        frame.len()
+    } else {
+        return Err(Refusal::UnsupportedVersion { key: api.key, version });
+    };
+    let call = Call {
+        core: core.clone(),
+        session: Rc::clone(session),
+        key: api.key,
+        version,
+        correlation_id: start.correlation_id,
+        frame,
+        body_at,
+    };
+    Ok((call, if is_served { Opened::Served(api) } else { Opened::Unversioned }))
+}

@@ -1,0 +1,115 @@
+//! Answers on their way out, in the order of their requests.
+//!
+//! Owns the queue between dispatch and the writer and its limits. Never sends, never waits for a log.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use heddle_io::sync::Notify;
+
+use super::reader::Charge;
+use crate::api::{Answer, Part, produce};
+
+/// Answers of one connection that may wait, ready or not.
+const ANSWERS_MAX: usize = 64;
+/// Bytes in memory of ready answers that may wait before the next request is taken.
+const READY_BYTES_MAX: usize = 1 << 20;
+
+/// An answer in its place.
+pub(crate) enum Queued {
+    /// It can be sent.
+    Ready(Answer),
+    /// The logs have the records, but are not yet as sure of them as the producer asked. The receive budget is held
+    /// until then: the frame's bytes may still be wanted.
+    Produce(Box<produce::Pending>, Charge),
+}
+
+/// The queue. One task at each end.
+pub(crate) struct Outbox {
+    queue: RefCell<VecDeque<Queued>>,
+    /// Answers that were queued and are not ready, the one that the writer waits for included.
+    unready: Cell<usize>,
+    ready_bytes: Cell<usize>,
+    closed: Cell<bool>,
+    /// Something was queued, or the queue was closed.
+    filled: Notify,
+    /// Something left the queue, or became ready.
+    drained: Notify,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            queue: RefCell::default(),
+            unready: Cell::new(0),
+            ready_bytes: Cell::new(0),
+            closed: Cell::new(false),
+            filled: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    /// Waits until one more answer may be queued.
+    pub(crate) async fn room(&self) {
+        while self.queue.borrow().len() >= ANSWERS_MAX || self.ready_bytes.get() >= READY_BYTES_MAX {
+            self.drained.wait().await;
+        }
+    }
+
+    /// Waits until every queued answer is ready.
+    pub(crate) async fn settled(&self) {
+        while self.unready.get() > 0 {
+            self.drained.wait().await;
+        }
+    }
+
+    /// Queues the answer to the next request.
+    pub(crate) fn push(&self, queued: Queued) {
+        match &queued {
+            Queued::Ready(answer) => self.ready_bytes.set(self.ready_bytes.get() + memory_bytes(answer)),
+            Queued::Produce(..) => self.unready.set(self.unready.get() + 1),
+        }
+        self.queue.borrow_mut().push_back(queued);
+        self.filled.notify_all();
+    }
+
+    /// No more answers will come.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.filled.notify_all();
+    }
+
+    /// The next answer, ready to be sent; nothing once all were taken and no more will come.
+    pub(crate) async fn next(&self) -> Option<Result<Answer, crate::api::Refusal>> {
+        loop {
+            let queued = self.queue.borrow_mut().pop_front();
+            match queued {
+                Some(Queued::Ready(answer)) => {
+                    self.ready_bytes.set(self.ready_bytes.get() - memory_bytes(&answer));
+                    self.drained.notify_all();
+                    return Some(Ok(answer));
+                }
+                Some(Queued::Produce(pending, _charge)) => {
+                    let answer = pending.finish().await;
+                    self.unready.set(self.unready.get() - 1);
+                    self.drained.notify_all();
+                    return Some(answer);
+                }
+                None if self.closed.get() => return None,
+                None => self.filled.wait().await,
+            }
+        }
+    }
+
+    /// Whether [`Outbox::next`] would return at once.
+    pub(crate) fn has_ready(&self) -> bool {
+        matches!(self.queue.borrow().front(), Some(Queued::Ready(_)))
+    }
+}
+
+fn memory_bytes(answer: &Answer) -> usize {
+    match answer {
+        Answer::Silence => 0,
+        Answer::Parts(parts) => parts.iter().filter(|part| matches!(part, Part::Bytes(_))).map(Part::len).sum(),
+    }
+}

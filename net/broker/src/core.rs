@@ -1,0 +1,326 @@
+//! One core: what it owns, and how it answers the other cores.
+//!
+//! Owns the core's partitions, its copy of the metadata image and its ends of the mailbox. Never shares anything but
+//! letters. A core is a value: it takes its [`Io`] from outside, so that the simulator can run all cores of all brokers
+//! on one thread.
+//!
+//! Whatever changes a partition or the engine runs in [`Core::serve`], behind a guard: a panic there ends the process
+//! (docs/decisions/0005-panics.md).
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use heddle_cluster::MetadataImage;
+use heddle_engine::{DataDir, Engine, EngineConfig, Identity};
+use heddle_io::{Io, Listener, Task};
+use heddle_record::{BrokerId, LogId};
+
+use crate::admission::{Admission, AdmissionLimits};
+use crate::concurrently::poll_once;
+use crate::config::BrokerConfig;
+use crate::controller::Controller;
+use crate::guard;
+use crate::listener::{self, Listening};
+use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
+use crate::message::{
+    Ask, OpenRequest, Poll, PrepareRequest, PublishRequest, Reply, Request,
+};
+use crate::partitions::Partitions;
+use crate::peer_log::PeerLog;
+use crate::receive_budget::ReceiveBudget;
+use crate::sessions::Sessions;
+use crate::waiters::Polls;
+
+/// A handle to the core that the caller runs on. Cheap to clone; never leaves its thread.
+#[derive(Clone)]
+pub(crate) struct Core {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    io: Io,
+    config: Arc<BrokerConfig>,
+    mailbox: Rc<Mailbox>,
+    image: RefCell<Arc<MetadataImage>>,
+    identity: OnceCell<Identity>,
+    partitions: Partitions,
+    /// On the first core only.
+    controller: OnceCell<Controller>,
+    admission: Admission,
+    sessions: Sessions,
+    polls: Polls,
+    peer_log: PeerLog,
+    receive_budget: Rc<ReceiveBudget>,
+    /// The loops that accept connections, until the core drains.
+    accepting: RefCell<Vec<Task<()>>>,
+}
+
+/// A question on its way: asked, and in its place behind the questions asked before it.
+pub(crate) enum Asked {
+    Answered(Reply),
+    Here(Task<Reply>),
+    There(Ticket),
+}
+
+impl Asked {
+    /// The answer to a question of kind `A`.
+    pub(crate) async fn answer<A: Ask>(self) -> A::Answer {
+        let reply = match self {
+            Self::Answered(reply) => reply,
+            Self::Here(task) => task.await,
+            Self::There(ticket) => ticket.reply().await,
+        };
+        A::answer(reply).expect("a question is answered in kind")
+    }
+}
+
+impl Core {
+    /// A core without engine and partitions, and the inboxes that [`Core::answer_letters`] is to be run for.
+    pub(crate) fn new(io: Io, config: Arc<BrokerConfig>, wiring: Wiring) -> (Self, Vec<Inbox>) {
+        let (mailbox, inboxes) = Mailbox::new(wiring);
+        let limits = AdmissionLimits {
+            total: config.connections_max,
+            per_address: config.connections_per_address_max,
+        };
+        let inner = Inner {
+            image: RefCell::new(Arc::new(MetadataImage::default())),
+            identity: OnceCell::new(),
+            partitions: Partitions::default(),
+            controller: OnceCell::new(),
+            admission: Admission::new(limits),
+            sessions: Sessions::default(),
+            polls: Polls::default(),
+            peer_log: PeerLog::new(io.clone()),
+            receive_budget: ReceiveBudget::new(config.receive_bytes_max / mailbox.cores()),
+            accepting: RefCell::default(),
+            mailbox,
+            config,
+            io,
+        };
+        (Self { inner: Rc::new(inner) }, inboxes)
+    }
+
+    pub(crate) fn io(&self) -> &Io {
+        &self.inner.io
+    }
+
+    pub(crate) fn config(&self) -> &BrokerConfig {
+        &self.inner.config
+    }
+
+    /// This core's number.
+    pub(crate) fn index(&self) -> CoreIndex {
+        self.inner.mailbox.own()
+    }
+
+    /// This broker's number.
+    ///
+    /// # Panics
+    /// Before the data directory is open; nobody is served before that.
+    pub(crate) fn broker_id(&self) -> BrokerId {
+        self.identity().broker_id
+    }
+
+    /// Whose data this broker keeps.
+    ///
+    /// # Panics
+    /// As [`Core::broker_id`].
+    pub(crate) fn identity(&self) -> &Identity {
+        self.inner.identity.get().expect("a core serves once its engine is open")
+    }
+
+    /// What the cluster looks like, as of now.
+    pub(crate) fn image(&self) -> Arc<MetadataImage> {
+        Arc::clone(&self.inner.image.borrow())
+    }
+
+    pub(crate) fn peer_log(&self) -> &PeerLog {
+        &self.inner.peer_log
+    }
+
+    pub(crate) fn receive_budget(&self) -> &Rc<ReceiveBudget> {
+        &self.inner.receive_budget
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.inner.sessions
+    }
+
+    pub(crate) fn polls(&self) -> &Polls {
+        &self.inner.polls
+    }
+
+    /// The core that owns a log: this broker's own choice, and another one when it starts with more or fewer cores.
+    /// Neighbouring partitions of a topic go to neighbouring cores.
+    pub(crate) fn owner(&self, log: LogId) -> CoreIndex {
+        let topic = u128::from_be_bytes(log.topic.0);
+        // The bits of a topic id are random, but for the six that say so.
+        let start = (topic >> 64) as u64 ^ topic as u64;
+        let partition = u64::try_from(log.partition.0).expect("partitions are numbered from 0");
+        let cores = self.inner.mailbox.cores() as u64;
+        CoreIndex(((start % cores + partition) % cores) as usize)
+    }
+
+    /// Asks a core, this one included, and waits for the answer.
+    pub(crate) async fn ask<A: Ask>(&self, to: CoreIndex, question: A) -> A::Answer {
+        self.post(to, question).await.answer::<A>().await
+    }
+
+    /// Asks a core, and returns as soon as the question has its place: questions that are posted one after the other
+    /// are served in that order.
+    pub(crate) async fn post<A: Ask>(&self, to: CoreIndex, question: A) -> Asked {
+        let request = question.into_request();
+        if to != self.index() {
+            return Asked::There(self.inner.mailbox.post(to, request).await);
+        }
+        let mut serving = self.serve(request);
+        match poll_once(&mut serving).await {
+            Some(reply) => Asked::Answered(reply),
+            None => Asked::Here(self.inner.io.spawn(serving)),
+        }
+    }
+
+    /// Tells a long poll, here or on another core, that one of its partitions changed.
+    pub(crate) fn wake(&self, poll: Poll, slot: usize) {
+        let wake = Wake { poll: poll.number, slot };
+        if poll.core == self.index() {
+            self.inner.polls.tell(wake);
+        } else {
+            self.inner.mailbox.wake(&self.inner.io, poll.core, wake);
+        }
+    }
+
+    /// Serves the questions of one other core, for as long as that core lives. Each is polled once before the next is
+    /// taken, so that they take their places in the order in which they came.
+    pub(crate) async fn answer_letters(self, mut inbox: Inbox) {
+        let mailbox = Rc::clone(&self.inner.mailbox);
+        while let Some((ticket, request)) = inbox.next(&mailbox).await {
+            let from = inbox.from;
+            let mut serving = self.serve(request);
+            match poll_once(&mut serving).await {
+                Some(reply) => mailbox.reply(from, ticket, reply),
+                None => {
+                    let mailbox = Rc::clone(&mailbox);
+                    drop(self.inner.io.spawn(async move { mailbox.reply(from, ticket, serving.await) }));
+                }
+            }
+        }
+    }
+
+    /// Kicks other cores that have letters, for as long as this one lives.
+    pub(crate) async fn deliver_letters(self) {
+        self.inner.mailbox.deliver(&self.inner.io).await;
+    }
+
+    /// Starts a task without which the core is nothing: a panic in it ends the process.
+    pub(crate) fn spawn_vital(&self, future: impl Future<Output = ()> + 'static) -> Task<()> {
+        self.inner.io.spawn(guard::vital(future))
+    }
+
+    /// Answers a question, whoever asked it.
+    fn serve(&self, request: Request) -> guard::Vital<Reply> {
+        let core = self.clone();
+        guard::vital(async move { core.handle(request).await })
+    }
+
+    async fn handle(&self, request: Request) -> Reply {
+        match request {
+            Request::Append(request) => Reply::Append(self.inner.partitions.append(self, request).await),
+            Request::Read(request) => Reply::Read(self.inner.partitions.read(self, request).await),
+            Request::ListOffsets(request) => Reply::ListOffsets(self.inner.partitions.list_offsets(request).await),
+            Request::DeleteRecords(request) => Reply::DeleteRecords(self.inner.partitions.delete_records(self, request).await),
+            Request::EpochEnds(request) => Reply::EpochEnds(self.inner.partitions.epoch_ends(&request)),
+            Request::Wake(request) => {
+                request.0.into_iter().for_each(|wake| self.inner.polls.tell(wake));
+                Reply::Wake(())
+            }
+            Request::Admit(request) => Reply::Admit(self.inner.admission.admit(request.0)),
+            Request::Release(request) => {
+                self.inner.admission.release(request.0);
+                Reply::Release(())
+            }
+            Request::Open(request) => Reply::Open(self.open(request).await),
+            Request::Prepare(request) => Reply::Prepare(self.inner.partitions.open(self, &request.0).await),
+            Request::Publish(request) => {
+                self.inner.image.replace(Arc::clone(&request.0));
+                self.inner.partitions.retain(self, &request.0).await;
+                Reply::Publish(())
+            }
+            Request::Control(command) => {
+                let controller = self.inner.controller.get().expect("commands go to the first core");
+                Reply::Control(controller.execute(self, command).await)
+            }
+            Request::Drain(request) => {
+                self.inner.accepting.take().into_iter().for_each(Task::cancel);
+                self.inner.sessions.drain(&self.inner.io, request.patience).await;
+                Reply::Drain(())
+            }
+            Request::Close(_) => Reply::Close(self.inner.partitions.close(self).await),
+        }
+    }
+}
+
+impl Core {
+    /// Opens the engine and the logs that this core owns, and listens.
+    async fn open(&self, request: OpenRequest) -> Result<(), String> {
+        self.open_engine(&request.data_dir).await.map_err(|error| error.to_string())?;
+        self.inner.partitions.open(self, &request.image).await?;
+        self.inner.image.replace(request.image);
+        for listening in request.listeners {
+            let listener = listener::share(self.io(), listening.address).map_err(|error| error.to_string())?;
+            self.accept(listener, listening);
+        }
+        Ok(())
+    }
+
+    /// Opens this core's engine, without any log.
+    pub(crate) async fn open_engine(&self, data_dir: &DataDir) -> Result<Engine, heddle_engine::Error> {
+        let config = EngineConfig {
+            core: self.index().0,
+            cores: self.inner.mailbox.cores(),
+            ..self.inner.config.engine.clone()
+        };
+        let engine = Engine::open(self.io(), data_dir.clone(), config).await?;
+        assert!(self.inner.identity.set(data_dir.identity().clone()).is_ok(), "a core opens its engine once");
+        self.inner.partitions.start(engine.clone());
+        let maintained = engine.clone();
+        drop(self.spawn_vital(async move { maintained.maintain().await }));
+        Ok(engine)
+    }
+
+    /// Accepts connections on a listening socket until the core drains.
+    pub(crate) fn accept(&self, listener: Listener, listening: Listening) {
+        let accepting = listener::accept(self.clone(), listener, Rc::new(listening));
+        self.inner.accepting.borrow_mut().push(self.spawn_vital(accepting));
+    }
+
+    /// Makes this core the one that decides about metadata. Once, on the first core.
+    pub(crate) fn set_controller(&self, controller: Controller) {
+        assert!(self.inner.controller.set(controller).is_ok(), "there is one controller");
+    }
+
+    /// Makes every core answer from `image`. New logs take writes on their cores before anybody is told of them; what
+    /// is gone is gone for everybody before its logs are deleted.
+    ///
+    /// # Errors
+    /// A log could not be opened, in words: nobody was told of the image.
+    pub(crate) async fn publish(&self, image: Arc<MetadataImage>) -> Result<(), String> {
+        for asked in self.post_all(|| PrepareRequest(Arc::clone(&image))).await {
+            asked.answer::<PrepareRequest>().await?;
+        }
+        for asked in self.post_all(|| PublishRequest(Arc::clone(&image))).await {
+            asked.answer::<PublishRequest>().await;
+        }
+        Ok(())
+    }
+
+    /// Asks every core, this one included.
+    pub(crate) async fn post_all<A: Ask>(&self, question: impl Fn() -> A) -> Vec<Asked> {
+        let mut asked = Vec::new();
+        for core in 0..self.inner.mailbox.cores() {
+            asked.push(self.post(CoreIndex(core), question()).await);
+        }
+        asked
+    }
+}

@@ -1,0 +1,71 @@
+//! Why a broker does not start, or stops: one line each, that says what to do.
+//!
+//! Owns the words. Never the decision to retry: nothing here is.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Why a broker did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// No socket could be bound.
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: heddle_io::Error,
+    },
+    /// The host of a listener is no address and no known name.
+    Resolve {
+        /// The host.
+        host: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// None of the listeners could be bound.
+    NoListener,
+    /// The data directory, or a log in it, could not be opened.
+    Storage(heddle_engine::Error),
+    /// A thread or its backend could not be started.
+    Core(heddle_io::Error),
+    /// Another core failed, in its words.
+    Elsewhere(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { address, error } => bind_failed(formatter, *address, error),
+            Self::Resolve { host, reason } => {
+                write!(formatter, "cannot listen on {host}: {reason}; give --listen an address of this machine")
+            }
+            Self::NoListener => formatter.write_str("nothing to listen on; give --listen an address of this machine"),
+            Self::Storage(error) => error.fmt(formatter),
+            Self::Core(error) => error.fmt(formatter),
+            Self::Elsewhere(words) => formatter.write_str(words),
+        }
+    }
+}
+
+fn bind_failed(
+    formatter: &mut fmt::Formatter<'_>,
+    address: SocketAddr,
+    error: &heddle_io::Error,
+) -> fmt::Result {
+    use std::io::ErrorKind;
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => "another process uses this port; stop it, or give --listen another port",
+        ErrorKind::AddrNotAvailable => "this machine has no such address; give --listen one that it has",
+        ErrorKind::PermissionDenied => "ports below 1024 need a privilege; give --listen a higher port",
+        _ => "give --listen another address",
+    };
+    write!(formatter, "cannot listen on {address}: {error}: {advice}")
+}
+
+impl std::error::Error for StartError {}
+
+impl From<heddle_engine::Error> for StartError {
+    fn from(error: heddle_engine::Error) -> Self {
+        Self::Storage(error)
+    }
+}

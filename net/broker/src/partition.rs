@@ -1,0 +1,319 @@
+//! One partition that this core leads: append, commit, read.
+//!
+//! Owns the high watermark, the wait for it, and the *only* place that clamps what a reader may see. Never touches a
+//! file (the engine does) nor a socket.
+//!
+//! On a single replica the high watermark follows [`Log::committable`]: what is flushed, so that nobody reads what a
+//! power cut can take back, or what is written where the topic relaxes flushing.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use heddle_engine::{AppendError, AppendOrigin, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit};
+use heddle_io::{Lease, Monotonic};
+use heddle_protocol::ErrorCode;
+use heddle_record::{LeaderEpoch, LogStartOffset, Offset, Timestamp};
+
+use crate::core::Core;
+use crate::message::{
+    Accepted, Acks, AppendFault, AppendOutcome, DeleteBefore, EpochEnd, FoundOffset, Isolation, Poll,
+    ReadData, ReadEntry, ReadFault, ReadLimits, ReadOutcome, Sought,
+};
+use crate::waiters::Armed;
+
+/// A partition and its log.
+pub(crate) struct Partition {
+    log: Log,
+    terms: Cell<Terms>,
+    /// Whether a task is moving the high watermark after appends that nobody waits for.
+    pursued: Cell<bool>,
+    /// Long polls that wait for more to read.
+    armed: Armed,
+}
+
+/// What the metadata image says of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// The epoch in which this broker leads.
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// How many replicas are in sync, this one included.
+    pub(crate) in_sync: usize,
+    /// How many must be for an append with acks=all.
+    pub(crate) in_sync_min: usize,
+}
+
+impl Partition {
+    /// A partition that leads from now on: everything that its log brought from disk and can commit is committed.
+    pub(crate) fn new(log: Log, terms: Terms) -> Self {
+        log.begin_epoch(terms.leader_epoch);
+        let partition = Self { log, terms: Cell::new(terms), pursued: Cell::new(false), armed: Armed::default() };
+        let limits = partition.log.offsets();
+        partition.log.set_high_watermark(limits.committable_end);
+        partition
+    }
+
+    /// The partition's log.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Takes over what a new image says.
+    pub(crate) fn update(&self, terms: Terms, config: &LogConfig) {
+        if terms.leader_epoch > self.terms.get().leader_epoch {
+            self.log.begin_epoch(terms.leader_epoch);
+        }
+        self.terms.set(terms);
+        if *self.log.config() != *config {
+            self.log.set_config(config.clone());
+        }
+    }
+
+    /// Appends a batch and waits until it is as sure as its producer asks.
+    pub(crate) async fn append(
+        self: Rc<Self>,
+        core: Core,
+        batch: Lease,
+        acks: Acks,
+        deadline: Monotonic,
+    ) -> AppendOutcome {
+        let terms = self.terms.get();
+        if acks == Acks::All && terms.in_sync < terms.in_sync_min {
+            return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
+        }
+        let appended = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch).await;
+        let appended = appended.map_err(|error| self.fault(error))?;
+        match acks {
+            Acks::All => self.committed(&core, appended.last_offset, deadline).await?,
+            Acks::Leader => {
+                self.pursue(&core);
+                self.log.written(appended.last_offset).await.map_err(storage_fault)?;
+            }
+            Acks::None => self.pursue(&core),
+        }
+        Ok(Accepted {
+            base_offset: appended.base_offset,
+            log_append_time: appended.log_append_time,
+            log_start_offset: appended.log_start,
+        })
+    }
+
+    /// Waits until the high watermark has passed `last_offset`.
+    async fn committed(self: &Rc<Self>, core: &Core, last_offset: Offset, deadline: Monotonic) -> Result<(), AppendFault> {
+        let patience = deadline.saturating_since(core.io().now());
+        match core.io().timeout(patience, self.log.committable(last_offset)).await {
+            Ok(Ok(())) => {
+                self.commit(core);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(storage_fault(error)),
+            Err(_elapsed) => {
+                self.pursue(core);
+                Err(AppendFault::new(ErrorCode::RequestTimedOut))
+            }
+        }
+    }
+
+    /// Moves the high watermark as far as it may go, and tells whoever waits for it.
+    fn commit(&self, core: &Core) {
+        let before = self.log.offsets();
+        self.log.set_high_watermark(before.committable_end);
+        if before.committable_end > before.high_watermark.offset() {
+            self.armed.wake_all(core);
+        }
+    }
+
+    /// Sees to it that the high watermark follows what was appended, although no producer waits for it.
+    fn pursue(self: &Rc<Self>, core: &Core) {
+        if !self.pursued.replace(true) {
+            let partition = Rc::clone(self);
+            let core_of_task = core.clone();
+            drop(core.spawn_vital(async move {
+                partition.pursue_end(&core_of_task).await;
+                partition.pursued.set(false);
+            }));
+        }
+    }
+
+    async fn pursue_end(&self, core: &Core) {
+        loop {
+            let limits = self.log.offsets();
+            let last_offset = limits.log_end.offset().checked_add(-1);
+            let Some(last_offset) = last_offset.filter(|last| *last >= limits.high_watermark.offset()) else { return };
+            if self.log.committable(last_offset).await.is_err() {
+                // The log is offline, and has said so.
+                return;
+            }
+            self.commit(core);
+        }
+    }
+
+    /// Reads what `isolation` lets a reader see, at most `bytes_max` bytes, and arms `poll` for what comes later.
+    pub(crate) async fn read(
+        &self,
+        core: &Core,
+        entry: &ReadEntry,
+        isolation: Isolation,
+        bytes_max: usize,
+        first_batch: FirstBatch,
+        poll: Option<Poll>,
+    ) -> ReadOutcome {
+        self.check_epoch(entry.current_leader_epoch)?;
+        let offsets = self.log.offsets();
+        let limits = limits(&offsets);
+        if entry.from < offsets.log_start.offset() || entry.from > offsets.log_end.offset() {
+            return Err(ReadFault { error: ErrorCode::OffsetOutOfRange, limits: Some(limits) });
+        }
+        if let Some(diverging) = self.divergence(entry, &limits)? {
+            return Ok(ReadData { limits, pieces: Vec::new(), bytes: 0, diverging: Some(diverging) });
+        }
+        if let Some(poll) = poll {
+            self.armed.arm(poll, entry.slot, core.io().now());
+        }
+        let end = readable_end(&limits, isolation);
+        if entry.from >= end || bytes_max == 0 {
+            return Ok(ReadData { limits, pieces: Vec::new(), bytes: 0, diverging: None });
+        }
+        let read = self.log.read(entry.from, ReadLimit { end, bytes_max, first_batch }).await;
+        match read {
+            Ok(read) => Ok(ReadData { limits, bytes: read.bytes, pieces: read.pieces, diverging: None }),
+            Err(ReadError::OutOfRange { .. }) => {
+                Err(ReadFault { error: ErrorCode::OffsetOutOfRange, limits: Some(limits) })
+            }
+            Err(ReadError::Failed(error)) => {
+                tracing::error!(log = %self.log.name(), "a read failed: {error}");
+                Err(ReadFault { error: ErrorCode::KafkaStorageError, limits: Some(limits) })
+            }
+        }
+    }
+
+    /// Where the reader's history leaves this log's (KIP-595): it has records of an epoch that ended before them.
+    fn divergence(&self, entry: &ReadEntry, limits: &ReadLimits) -> Result<Option<EpochEnd>, ReadFault> {
+        let Some(last_fetched) = entry.last_fetched_epoch else { return Ok(None) };
+        let Some(end) = self.log.epoch_end_offset(last_fetched) else {
+            return Err(ReadFault { error: ErrorCode::OffsetOutOfRange, limits: Some(*limits) });
+        };
+        let diverges = end.epoch < last_fetched || end.end_offset < entry.from;
+        Ok(diverges.then_some(EpochEnd { epoch: Some(end.epoch), end: Some(end.end_offset) }))
+    }
+
+    /// Finds an offset that a reader with `isolation` may see.
+    pub(crate) async fn list_offset(
+        &self,
+        sought: Sought,
+        current: Option<LeaderEpoch>,
+        isolation: Isolation,
+    ) -> Result<FoundOffset, ErrorCode> {
+        self.check_epoch(current)?;
+        let offsets = self.log.offsets();
+        let end = readable_end(&limits(&offsets), isolation);
+        let at = |offset: Offset, timestamp| FoundOffset {
+            offset: Some(offset),
+            timestamp,
+            leader_epoch: self.log.epoch_at(offset).or_else(|| self.log.latest_epoch()),
+        };
+        let nothing = FoundOffset { offset: None, timestamp: Timestamp::NONE, leader_epoch: None };
+        let found = match sought {
+            Sought::Earliest => return Ok(at(offsets.log_start.offset(), Timestamp::NONE)),
+            Sought::Latest => return Ok(at(end, Timestamp::NONE)),
+            Sought::Tiered => return Ok(nothing),
+            Sought::MaxTimestamp => self.log.max_timestamp().await,
+            Sought::AtOrAfter(timestamp) => self.log.offset_for_timestamp(timestamp).await,
+        };
+        match found {
+            Ok(found) => Ok(found.filter(|it| it.offset < end).map_or(nothing, |it| at(it.offset, it.timestamp))),
+            Err(error) => {
+                tracing::error!(log = %self.log.name(), "an offset could not be found: {error}");
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    /// Drops what lies before an offset; gives the new log start offset, which survives a power cut.
+    pub(crate) async fn delete_records(&self, core: &Core, before: DeleteBefore) -> Result<LogStartOffset, ErrorCode> {
+        let high_watermark = self.log.offsets().high_watermark.offset();
+        let offset = match before {
+            DeleteBefore::HighWatermark => high_watermark,
+            DeleteBefore::Offset(offset) => offset,
+        };
+        if offset < Offset::ZERO || offset > high_watermark {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        let result = self.log.delete_records_before(offset).await;
+        // Whoever waits below the new start must hear of it.
+        self.armed.wake_all(core);
+        match result {
+            Ok(log_start) => Ok(log_start),
+            Err(error) => {
+                tracing::error!(log = %self.log.name(), "records could not be deleted: {error}");
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    /// Where a leader epoch ends in this log.
+    pub(crate) fn epoch_end(&self, epoch: LeaderEpoch, current: Option<LeaderEpoch>) -> Result<EpochEnd, ErrorCode> {
+        self.check_epoch(current)?;
+        let end = self.log.epoch_end_offset(epoch);
+        Ok(EpochEnd { epoch: end.map(|end| end.epoch), end: end.map(|end| end.end_offset) })
+    }
+
+    /// Wakes whoever waits: the partition is about to go, or to be closed.
+    pub(crate) fn dismiss(&self, core: &Core) {
+        self.armed.wake_all(core);
+    }
+
+    /// Refuses a client whose epoch is not this leader's (KIP-320).
+    fn check_epoch(&self, current: Option<LeaderEpoch>) -> Result<(), ErrorCode> {
+        let own = self.terms.get().leader_epoch;
+        match current {
+            Some(epoch) if epoch < own => Err(ErrorCode::FencedLeaderEpoch),
+            Some(epoch) if epoch > own => Err(ErrorCode::UnknownLeaderEpoch),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a producer is told of an append that was refused.
+    fn fault(&self, error: AppendError) -> AppendFault {
+        let code = match &error {
+            AppendError::Corrupt(_) => ErrorCode::CorruptMessage,
+            AppendError::UnsupportedFormat(_) => ErrorCode::UnsupportedForMessageFormat,
+            AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            AppendError::InvalidRecord { .. } => ErrorCode::InvalidRecord,
+            AppendError::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
+            AppendError::UnsupportedCompression => ErrorCode::UnsupportedCompressionType,
+            AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+            AppendError::InvalidTxnState => ErrorCode::InvalidTxnState,
+            AppendError::StaleLeaderEpoch => ErrorCode::NotLeaderOrFollower,
+            AppendError::NotContiguous { .. } => ErrorCode::UnknownServerError,
+            AppendError::Offline(_) => ErrorCode::KafkaStorageError,
+        };
+        let records = match &error {
+            AppendError::InvalidRecord { reason, record: Some(index) }
+            | AppendError::InvalidTimestamp { reason, record: Some(index) } => vec![(*index, (*reason).to_owned())],
+            _ => Vec::new(),
+        };
+        let log_start_offset = Some(self.log.offsets().log_start);
+        AppendFault { error: code, message: Some(error.to_string()), records, log_start_offset }
+    }
+}
+
+fn storage_fault(error: heddle_engine::Error) -> AppendFault {
+    AppendFault::with_message(ErrorCode::KafkaStorageError, error.to_string())
+}
+
+fn limits(offsets: &LogOffsets) -> ReadLimits {
+    ReadLimits {
+        log_start_offset: offsets.log_start,
+        last_stable_offset: offsets.last_stable,
+        high_watermark: offsets.high_watermark,
+    }
+}
+
+/// The exclusive end of what a reader may see.
+fn readable_end(limits: &ReadLimits, isolation: Isolation) -> Offset {
+    match isolation {
+        Isolation::ReadUncommitted => limits.high_watermark.offset(),
+        Isolation::ReadCommitted => limits.last_stable_offset.offset(),
+    }
+}

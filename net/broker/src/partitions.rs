@@ -1,0 +1,202 @@
+//! The partitions that one core owns, and what other cores ask of them.
+//!
+//! Owns the list, and opens and drops logs as the metadata image says. Never decides what a partition answers.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use heddle_cluster::MetadataImage;
+use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
+use heddle_protocol::ErrorCode;
+use heddle_record::{LogId, LogStartOffset, PartitionIndex};
+
+use crate::concurrently;
+use crate::core::Core;
+use crate::message::{
+    AppendFault, AppendOutcome, AppendRequest, DeleteRecordsRequest, EpochEnd, EpochEndsRequest, FoundOffset,
+    ListOffsetsRequest, ReadOutcome, ReadRequest,
+};
+use crate::partition::{Partition, Terms};
+use crate::topic_settings;
+
+/// One core's partitions.
+#[derive(Default)]
+pub(crate) struct Partitions {
+    engine: OnceCell<Engine>,
+    /// Each partition, or why it is not served.
+    open: RefCell<BTreeMap<LogId, Result<Rc<Partition>, ErrorCode>>>,
+}
+
+impl Partitions {
+    /// Sets the engine that logs are opened with, once.
+    pub(crate) fn start(&self, engine: Engine) {
+        assert!(self.engine.set(engine).is_ok(), "a core opens its engine once");
+    }
+
+    /// The core's engine, once it is open.
+    pub(crate) fn engine(&self) -> Option<&Engine> {
+        self.engine.get()
+    }
+
+    fn find(&self, log: LogId) -> Result<Rc<Partition>, ErrorCode> {
+        self.open.borrow().get(&log).cloned().unwrap_or(Err(ErrorCode::UnknownTopicOrPartition))
+    }
+
+    /// Appends to each log that is named. Every append takes its place before this first waits.
+    pub(crate) async fn append(&self, core: &Core, request: AppendRequest) -> Vec<AppendOutcome> {
+        let (acks, deadline) = (request.acks, request.deadline);
+        let appends = request.entries.into_iter().map(|entry| {
+            let partition = self.find(entry.log);
+            let core = core.clone();
+            async move { partition.map_err(AppendFault::new)?.append(core, entry.batch, acks, deadline).await }
+        });
+        concurrently::all(appends).await
+    }
+
+    /// Reads each log that is named, one after the other, until the bytes are used up.
+    pub(crate) async fn read(&self, core: &Core, request: ReadRequest) -> Vec<ReadOutcome> {
+        let mut outcomes = Vec::with_capacity(request.entries.len());
+        let mut bytes_left = request.bytes_max;
+        let mut first_batch = request.first_batch;
+        for entry in &request.entries {
+            let bytes_max = entry.bytes_max.min(bytes_left);
+            let outcome = match self.find(entry.log) {
+                Ok(partition) => {
+                    partition.read(core, entry, request.isolation, bytes_max, first_batch, request.arm).await
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Ok(data) = &outcome
+                && data.bytes > 0
+            {
+                bytes_left = bytes_left.saturating_sub(data.bytes);
+                first_batch = FirstBatch::WithinLimit;
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    pub(crate) async fn list_offsets(&self, request: ListOffsetsRequest) -> Vec<Result<FoundOffset, ErrorCode>> {
+        let mut outcomes = Vec::with_capacity(request.entries.len());
+        for question in &request.entries {
+            outcomes.push(match self.find(question.log) {
+                Ok(partition) => {
+                    let current = question.current_leader_epoch;
+                    partition.list_offset(question.sought, current, request.isolation).await
+                }
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
+    pub(crate) async fn delete_records(
+        &self,
+        core: &Core,
+        request: DeleteRecordsRequest,
+    ) -> Vec<Result<LogStartOffset, ErrorCode>> {
+        let mut outcomes = Vec::with_capacity(request.entries.len());
+        for (log, before) in request.entries {
+            outcomes.push(match self.find(log) {
+                Ok(partition) => partition.delete_records(core, before).await,
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
+    pub(crate) fn epoch_ends(&self, request: &EpochEndsRequest) -> Vec<Result<EpochEnd, ErrorCode>> {
+        let end = |question: &crate::message::EpochQuestion| {
+            self.find(question.log)?.epoch_end(question.epoch, question.current_leader_epoch)
+        };
+        request.entries.iter().map(end).collect()
+    }
+}
+
+impl Partitions {
+    /// Opens the logs of this core that `image` has and that are not open yet, and takes over what it says of the
+    /// others.
+    ///
+    /// # Errors
+    /// A log could not be opened for want of space, descriptors or permission, in words. A log that is damaged is no
+    /// error: it stays closed, and its partition answers so.
+    pub(crate) async fn open(&self, core: &Core, image: &MetadataImage) -> Result<(), String> {
+        let engine = self.engine().expect("the engine opens before any log").clone();
+        for topic in image.topics() {
+            let settings = topic_settings::of(image, core.broker_id(), &core.config().settings, topic);
+            for (index, state) in (0..).zip(&topic.partitions) {
+                let log = LogId { topic: topic.id, partition: PartitionIndex::new(index) };
+                if core.owner(log) != core.index() || !state.replicas.contains(&core.broker_id()) {
+                    continue;
+                }
+                let terms = Terms {
+                    leader_epoch: state.leader_epoch,
+                    in_sync: state.in_sync_replicas.len(),
+                    in_sync_min: settings.in_sync_min,
+                };
+                let known = self.open.borrow().get(&log).cloned();
+                match known {
+                    Some(Ok(partition)) => partition.update(terms, &settings.log),
+                    Some(Err(_)) => {}
+                    None => {
+                        let name = LogName { topic: topic.name.to_string(), id: log };
+                        let opened = open_log(&engine, name, settings.log.clone(), terms).await?;
+                        self.open.borrow_mut().insert(log, opened);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the partitions that `image` lacks, and deletes their logs.
+    pub(crate) async fn retain(&self, core: &Core, image: &MetadataImage) {
+        let is_gone = |log: &LogId| image.topic(log.topic).is_none_or(|topic| topic.partition(log.partition).is_none());
+        let gone: Vec<LogId> = self.open.borrow().keys().filter(|log| is_gone(log)).copied().collect();
+        for log in gone {
+            let removed = self.open.borrow_mut().remove(&log);
+            if let Some(Ok(partition)) = removed {
+                let name = partition.log().name().clone();
+                partition.dismiss(core);
+                drop(partition);
+                let engine = self.engine().expect("the engine opens before any log");
+                if let Err(error) = engine.delete_log(&name).await {
+                    tracing::error!(log = %name, "a deleted topic's log could not be removed: {error}");
+                }
+            }
+        }
+    }
+
+    /// Flushes and closes every log.
+    ///
+    /// # Errors
+    /// What could not be flushed, in words.
+    pub(crate) async fn close(&self, core: &Core) -> Result<(), String> {
+        for partition in std::mem::take(&mut *self.open.borrow_mut()).into_values().flatten() {
+            partition.dismiss(core);
+        }
+        match self.engine() {
+            Some(engine) => engine.close().await.map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Opens one log. Damage closes the partition, not the broker.
+async fn open_log(
+    engine: &Engine,
+    name: LogName,
+    config: LogConfig,
+    terms: Terms,
+) -> Result<Result<Rc<Partition>, ErrorCode>, String> {
+    match engine.open_log(name.clone(), config).await {
+        Ok(log) => Ok(Ok(Rc::new(Partition::new(log, terms)))),
+        Err(error @ heddle_engine::Error::Damaged { .. }) => {
+            tracing::error!(log = %name, "partition is offline: {error}");
+            Ok(Err(ErrorCode::KafkaStorageError))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
