@@ -1,2 +1,44 @@
-//! placeholder
+//! What the comparisons in `benches/` measure on: record batches of known make.
+//!
+//! Owns the samples, so that every comparison sees the same bytes. It measures nothing itself.
+//!
+//! - `record`: checksum, validation, iteration, the five codecs.
+//! - `codec`: Produce and Fetch, ours and the crate `kafka-protocol`.
 #![forbid(unsafe_code)]
+
+use heddle_record::{BatchBuilder, BatchOptions, Compression, Timestamp};
+
+/// A record batch of about `size` bytes before compression: records of 1 KiB with a short key, half of their value
+/// noise and half of it text that repeats, as JSON does.
+///
+/// # Panics
+/// If `size` is too small for one record.
+pub fn batch(size: usize, compression: Compression) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    let mut index = 0;
+    while builder.size_uncompressed() + 1024 <= size {
+        let key = format!("key-{index:08}");
+        let value = value(&mut state, 1000 - key.len());
+        let timestamp = Timestamp::new(1_700_000_000_000 + index);
+        builder.push(timestamp, Some(key.as_bytes()), Some(&value), &[]).expect("the batch stays far below 2^31 bytes");
+        index += 1;
+    }
+    let mut out = Vec::new();
+    builder.finish(&mut out).expect("there is a record and memory");
+    out
+}
+
+fn value(state: &mut u64, len: usize) -> Vec<u8> {
+    let mut value: Vec<u8> = (0..len / 2).map(|_| noise(state)).collect();
+    value.extend(br#"{"name":"warp","position":17,"colour":"undyed"}"#.iter().cycle().take(len - len / 2));
+    value
+}
+
+/// The next byte of a sequence that looks random (xorshift64).
+fn noise(state: &mut u64) -> u8 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 32) as u8
+}
