@@ -2,6 +2,9 @@
 //!
 //! Owns the limits of every queue and buffer of the broker that a person can set. Never reads a file or a socket.
 
+mod listeners;
+mod start;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +12,8 @@ use heddle_cluster::settings::layers::Values;
 use heddle_engine::EngineConfig;
 use heddle_io::Backend;
 use heddle_record::BrokerId;
+
+pub use start::{ConfigError, Machine, StartSettings, describe_settings};
 
 /// A broker's settings, checked.
 #[derive(Debug, Clone)]
