@@ -37,7 +37,6 @@
 //! Access rights, links and time stamps do not exist here.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -47,11 +46,8 @@ use super::content::{ChangeNumber, Content, Survival, survive};
 use super::fault::{CutPoint, DiskCounters, Effect, Fault, OperationKind};
 use super::pages::PAGE_BYTES;
 use super::random::Random;
+use super::request::{Entry, Errno, Handle, OpenMode, OperationId, Reply, Request};
 use super::tree::{Inode, JournalPosition, Node, Tree};
-
-/// An error number of the operating system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Errno(pub(crate) i32);
 
 /// Which changes of names survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,117 +104,6 @@ impl Default for DiskTiming {
         DiskTiming { read: micros(5, 200), write: micros(5, 200), flush: micros(100, 2000), metadata: micros(5, 100) }
     }
 }
-
-/// Keeps a file open while it lives.
-pub(crate) type Handle = Arc<()>;
-
-/// How a file is opened.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OpenMode {
-    pub(crate) create: bool,
-    pub(crate) create_new: bool,
-    pub(crate) truncate: bool,
-}
-
-/// What a process asks for.
-#[derive(Clone)]
-pub(crate) enum Request {
-    Open { path: PathBuf, mode: OpenMode },
-    Read { file: Inode, position: u64, length: usize },
-    Write { file: Inode, position: u64, bytes: Rc<[u8]> },
-    Flush { file: Inode },
-    SetLen { file: Inode, len: u64 },
-    Allocate { file: Inode, position: u64, length: u64, extend: bool },
-    CreateDirectories { path: PathBuf },
-    List { path: PathBuf },
-    Stat { path: PathBuf },
-    Rename { from: PathBuf, to: PathBuf },
-    RemoveFile { path: PathBuf },
-    RemoveTree { path: PathBuf },
-    SyncDirectory { path: PathBuf },
-}
-
-impl Request {
-    fn kind(&self) -> OperationKind {
-        match self {
-            Request::Read { .. } => OperationKind::Read,
-            Request::Write { .. } => OperationKind::Write,
-            Request::Flush { .. } => OperationKind::Flush,
-            Request::SyncDirectory { .. } => OperationKind::SyncDirectory,
-            _ => OperationKind::Metadata,
-        }
-    }
-
-    /// A number for the trace.
-    pub(crate) fn digest(&self) -> u64 {
-        let path_digest = |path: &Path| digest_of(path.as_os_str().as_encoded_bytes());
-        match self {
-            Request::Open { path, .. } => 1 << 40 | path_digest(path),
-            Request::Read { file, position, length } => {
-                2 << 40 | (file.0 ^ position ^ (*length as u64) << 20) & 0xff_ffff_ffff
-            }
-            Request::Write { file, position, bytes } => {
-                3 << 40 | (digest_of(bytes) ^ file.0 ^ position) & 0xff_ffff_ffff
-            }
-            Request::Flush { file } => 4 << 40 | file.0,
-            Request::SetLen { file, len } => 5 << 40 | (file.0 << 30 ^ len) & 0xff_ffff_ffff,
-            Request::Allocate { file, .. } => 6 << 40 | file.0,
-            Request::CreateDirectories { path } => 7 << 40 | path_digest(path),
-            Request::List { path } => 8 << 40 | path_digest(path),
-            Request::Stat { path } => 9 << 40 | path_digest(path),
-            Request::Rename { from, to } => 10 << 40 | path_digest(from) ^ path_digest(to),
-            Request::RemoveFile { path } => 11 << 40 | path_digest(path),
-            Request::RemoveTree { path } => 12 << 40 | path_digest(path),
-            Request::SyncDirectory { path } => 13 << 40 | path_digest(path),
-        }
-    }
-
-    /// Whether it changes the disk or what is durable of it; the others make no steps.
-    fn changes(&self) -> bool {
-        !matches!(self, Request::Read { .. } | Request::List { .. } | Request::Stat { .. })
-    }
-}
-
-/// A name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) name: OsString,
-    pub(crate) is_directory: bool,
-}
-
-/// What a process gets.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Done,
-    Opened { file: Inode, handle: Handle },
-    Bytes(Vec<u8>),
-    Written(usize),
-    Entries(Vec<Entry>),
-    Stat { is_directory: bool, len: u64, modified_ms: i64 },
-}
-
-impl Reply {
-    /// A number for the trace.
-    pub(crate) fn digest(&self) -> u64 {
-        match self {
-            Reply::Done => 1,
-            Reply::Opened { file, .. } => 2 << 40 | file.0,
-            Reply::Bytes(bytes) => 3 << 40 | digest_of(bytes),
-            Reply::Written(count) => 4 << 40 | *count as u64,
-            Reply::Entries(entries) => 5 << 40 | entries.len() as u64,
-            Reply::Stat { len, .. } => 6 << 40 | len,
-        }
-    }
-}
-
-/// 40 bits that depend on every byte.
-pub(crate) fn digest_of(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(bytes.len() as u64, |digest, byte| super::random::mix(digest ^ u64::from(*byte))) >> 24
-}
-
-/// An operation that was issued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct OperationId(u64);
 
 #[derive(Clone)]
 struct InFlight {
@@ -659,7 +544,7 @@ impl Disk {
         self.open_collected = self.open.len();
         let mut kept = self.tree.named();
         kept.extend(self.open.iter().map(|(file, _)| *file));
-        kept.extend(self.in_flight.values().filter_map(|operation| file_of(&operation.request)));
+        kept.extend(self.in_flight.values().filter_map(|operation| operation.request.file()));
         self.files.retain(|file, _| kept.contains(file));
         self.paths.retain(|file, _| kept.contains(file));
         self.modified_ms.retain(|file, _| kept.contains(file));
@@ -720,17 +605,8 @@ impl Disk {
     }
 
     fn hit(&mut self, kind: OperationKind, request: &Request) -> (Option<Effect>, Duration) {
-        let path = match request {
-            Request::Open { path, .. }
-            | Request::CreateDirectories { path }
-            | Request::List { path }
-            | Request::Stat { path }
-            | Request::Rename { to: path, .. }
-            | Request::RemoveFile { path }
-            | Request::RemoveTree { path }
-            | Request::SyncDirectory { path } => path.clone(),
-            request => file_of(request).and_then(|file| self.paths.get(&file).cloned()).unwrap_or_default(),
-        };
+        let opened = || self.paths.get(&request.file()?).map(PathBuf::as_path);
+        let path = request.path().or_else(opened).unwrap_or(Path::new("")).to_owned();
         match self.faults.iter_mut().find_map(|fault| fault.hit(kind, &path)) {
             Some(Effect::Hang(time)) => (None, time),
             effect => (effect, Duration::ZERO),
@@ -761,17 +637,6 @@ impl Disk {
             Node::File(file) => Ok(file),
             Node::Directory(_) => Err(Errno(libc::EISDIR)),
         }
-    }
-}
-
-fn file_of(request: &Request) -> Option<Inode> {
-    match request {
-        Request::Read { file, .. }
-        | Request::Write { file, .. }
-        | Request::Flush { file }
-        | Request::SetLen { file, .. }
-        | Request::Allocate { file, .. } => Some(*file),
-        _ => None,
     }
 }
 

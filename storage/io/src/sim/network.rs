@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::disk::Errno;
 use super::random::Random;
+use super::request::Errno;
 
 /// A simulated machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +90,7 @@ impl NetworkReply {
             NetworkReply::Connected { local, peer, .. } => {
                 1 << 40 | u64::from(local.port()) << 16 | u64::from(peer.port())
             }
-            NetworkReply::Received(bytes) => 2 << 40 | super::disk::digest_of(bytes),
+            NetworkReply::Received(bytes) => 2 << 40 | super::request::digest_of(bytes),
             NetworkReply::Sent => 3 << 40,
             NetworkReply::Failed(errno) => 4 << 40 | errno.0 as u64,
         }

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::content::Survival;
-use super::disk::{Disk, Errno, FaultModel, FlushScope, Metadata, OpenMode, OperationId, Reply, Request};
+use super::disk::{Disk, FaultModel, FlushScope, Metadata};
 use super::fault::{CutPoint, Effect, Fault, OperationKind};
 use super::random::Random;
+use super::request::{Errno, OpenMode, OperationId, Reply, Request};
 use super::tree::Inode;
 
 const SEEDS: u64 = 400;
@@ -30,7 +31,7 @@ fn device_flush() -> FaultModel {
 struct Process {
     disk: Disk,
     /// Keeps the files open.
-    handles: Vec<super::disk::Handle>,
+    handles: Vec<super::request::Handle>,
 }
 
 impl Process {
@@ -515,7 +516,7 @@ fn every_step_can_be_cut_at() {
 fn a_lock_has_one_holder_until_it_is_gone() {
     let mut process = Process::on(strict(), 1);
     let file = process.open("/lock");
-    let (first, second) = (super::disk::Handle::default(), super::disk::Handle::default());
+    let (first, second) = (super::request::Handle::default(), super::request::Handle::default());
     assert!(process.disk.lock(file, &first));
     assert!(process.disk.lock(file, &first), "its own holder may ask again");
     assert!(!process.disk.lock(file, &second));

@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path};
 
-use super::disk::{Errno, Metadata};
+use super::disk::Metadata;
 use super::random::Random;
+use super::request::Errno;
 
 /// A file or directory, whatever its name is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

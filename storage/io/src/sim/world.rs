@@ -10,13 +10,18 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::disk::{Disk, Errno, FaultModel, Handle, OpenMode, OperationId, Reply, Request};
-use super::network::{EndpointId, HostId, ListenerId, Network, NetworkReply, Output, Packet, Ticket};
+use super::disk::{Disk, FaultModel};
+use super::handles::{
+    Letter, Mail, SimFile, SimListener, SimSocket, check_alignment, joined, kind, os_error, sim_file, sim_listener,
+    sim_socket,
+};
+use super::network::{EndpointId, HostId, Network, NetworkReply, Output, Packet, Ticket};
 use super::random::{Random, mix};
+use super::request::{Errno, OpenMode, OperationId, Reply, Request};
 use super::tree::Inode;
-use crate::buffer::{Buffer, Lease};
+use crate::buffer::Buffer;
 use crate::file::{DirEntry, EntryKind, File, FileKind, Metadata};
 use crate::op::{Op, OpKey, Outcome, Slots, Value};
 use crate::socket::{ListenOptions, Listener, ListenerKind, Socket, SocketKind};
@@ -28,77 +33,12 @@ const WALL_CLOCK_START_MS: i64 = 1_767_225_600_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoreId(pub(crate) u64);
 
-/// A file of the simulated disk, as [`File`] holds it.
-#[derive(Debug)]
-pub(crate) struct SimFile {
-    host: HostId,
-    process: u64,
-    inode: Inode,
-    handle: Handle,
-    writable: bool,
-    direct: bool,
-}
-
-/// A connection of the simulated network, as [`Socket`] holds it.
-#[derive(Debug)]
-pub(crate) struct SimSocket {
-    endpoint: EndpointId,
-    mail: Arc<Mail>,
-}
-
-impl SimSocket {
-    /// See [`Socket::shutdown`].
-    pub(crate) fn shutdown(&self) {
-        self.mail.post(Letter::Shutdown(self.endpoint));
-    }
-}
-
-impl Drop for SimSocket {
-    fn drop(&mut self) {
-        self.mail.post(Letter::Close(self.endpoint));
-    }
-}
-
-/// A listener of the simulated network, as [`Listener`] holds it.
-#[derive(Debug)]
-pub(crate) struct SimListener {
-    listener: ListenerId,
-    mail: Arc<Mail>,
-}
-
-impl Drop for SimListener {
-    fn drop(&mut self) {
-        self.mail.post(Letter::CloseListener(self.listener));
-    }
-}
-
-/// What handles have to say. They are `Send` and cannot hold the world; it reads this before it does anything else.
-#[derive(Debug, Default)]
-struct Mail {
-    letters: Mutex<Vec<Letter>>,
-}
-
-#[derive(Debug)]
-enum Letter {
-    Shutdown(EndpointId),
-    Close(EndpointId),
-    CloseListener(ListenerId),
-}
-
-impl Mail {
-    fn post(&self, letter: Letter) {
-        self.letters.lock().expect("nobody panics while posting").push(letter);
-    }
-
-    fn take(&self) -> Vec<Letter> {
-        std::mem::take(&mut *self.letters.lock().expect("nobody panics while posting"))
-    }
-}
-
 /// A simulated machine.
 pub(crate) struct Machine {
     pub(crate) name: String,
     pub(crate) disk: Disk,
+    /// The disk before the last planned power cut.
+    pub(crate) disk_at_cut: Option<Disk>,
     pub(crate) is_up: bool,
     /// Counts the processes that ran here: what an earlier one left open is closed.
     process: u64,
@@ -208,6 +148,7 @@ impl World {
         self.machines.push(Machine {
             name: name.to_owned(),
             disk: Disk::new(FaultModel::default(), self.random.fork()),
+            disk_at_cut: None,
             is_up: true,
             process: 0,
             clock_start: self.random.below(1 << 50),
@@ -313,6 +254,12 @@ impl World {
     pub(crate) fn runs_at(&self, host: HostId, time: u64) -> Option<u64> {
         let machine = &self.machines[host.0 as usize];
         machine.is_up.then_some(time.max(machine.paused_until))
+    }
+
+    fn planned_cut(&mut self, host: HostId) {
+        let machine = self.machine(host);
+        machine.disk_at_cut = Some(machine.disk.clone());
+        self.power_cut(host);
     }
 
     /// Power is lost. The machine's cores are for the caller to close.
@@ -538,7 +485,7 @@ impl World {
         let (process, cut_is_due) = (machine.process, machine.disk.cut_is_due(Some(operation)));
         self.plan(self.now + delay.as_nanos() as u64, Due::Disk { host, process, operation, ticket });
         if cut_is_due {
-            self.power_cut(host);
+            self.planned_cut(host);
         }
     }
 
@@ -549,7 +496,7 @@ impl World {
         }
         let answer = machine.disk.complete(operation);
         if machine.disk.cut_is_due(None) {
-            return self.power_cut(host);
+            return self.planned_cut(host);
         }
         self.note(b'D'.into(), answer.as_ref().map_or_else(|errno| errno.0 as u64, Reply::digest));
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
@@ -602,7 +549,7 @@ impl World {
             }
             (Stage::SendFile { .. }, Ok(_)) => Err(std::io::ErrorKind::UnexpectedEof.into()),
             (Stage::Entries, Ok(Reply::Entries(entries))) => {
-                let entry = |entry: super::disk::Entry| DirEntry {
+                let entry = |entry: super::request::Entry| DirEntry {
                     name: entry.name.to_string_lossy().into_owned(),
                     kind: kind(entry.is_directory),
                 };
@@ -716,46 +663,5 @@ struct Refused {
 impl From<Errno> for Refused {
     fn from(errno: Errno) -> Refused {
         Refused { op_buffer: None, errno }
-    }
-}
-
-/// O_DIRECT takes whole blocks of 4,096 bytes from memory that is aligned alike.
-fn check_alignment(file: &SimFile, position: u64, pieces: &[Lease]) -> Result<(), Errno> {
-    let aligned = |number: usize| number.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT);
-    let fits = |piece: &Lease| aligned(piece.len()) && aligned(piece.as_ptr() as usize);
-    let direct_ok = position.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT as u64) && pieces.iter().all(fits);
-    if !file.direct || direct_ok { Ok(()) } else { Err(Errno(libc::EINVAL)) }
-}
-
-fn joined(pieces: &[Lease]) -> Vec<u8> {
-    pieces.iter().flat_map(|piece| piece.iter().copied()).collect()
-}
-
-fn kind(is_directory: bool) -> EntryKind {
-    if is_directory { EntryKind::Directory } else { EntryKind::File }
-}
-
-fn os_error(errno: Errno) -> std::io::Error {
-    std::io::Error::from_raw_os_error(errno.0)
-}
-
-fn sim_file(file: &File) -> &SimFile {
-    match file.kind() {
-        FileKind::Sim(file) => file,
-        FileKind::Os(_) => panic!("a file of the operating system in the simulator: {}", file.path().display()),
-    }
-}
-
-fn sim_socket(socket: &Socket) -> &SimSocket {
-    match socket.kind() {
-        SocketKind::Sim(socket) => socket,
-        SocketKind::Os(_) => panic!("a socket of the operating system in the simulator"),
-    }
-}
-
-fn sim_listener(listener: &Listener) -> &SimListener {
-    match listener.kind() {
-        ListenerKind::Sim(listener) => listener,
-        ListenerKind::Os(_) => panic!("a listener of the operating system in the simulator"),
     }
 }
