@@ -1,2 +1,55 @@
-//! placeholder
+//! The log of a partition, on disk as it is on the wire: segments, indexes, group commit, recovery, retention, and the
+//! data directory that holds them.
+//!
+//! Forbidden here: the network. One [`Engine`] runs on each core and shares nothing with the others but the [`DataDir`].
+//!
+//! The tour:
+//! - [`DataDir`]: the directory's lock, format and identity. [`Engine`]: the logs that one core has open.
+//! - [`Log::append`] (`log.rs`) is one function; `admission.rs` checks the batch, `segment.rs` writes it together with its
+//!   neighbours, `flush.rs` makes it durable and acknowledges.
+//! - [`Log::read`] (`read.rs`) answers with ranges of files; [`Log::offset_for_timestamp`] (`times.rs`) looks by time.
+//! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part).
+//! - `retention.rs` removes what is old, what is asked for, what is cut.
+//! - [`inspect`] reads directories that no process has open.
+//! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
+//!   [`producer_state`] are its pure parts; `device.rs` is the seam to the disk; [`layout`] names the files.
+//!
+//! Bytes on disk are drawn in `docs/format.md`.
 #![forbid(unsafe_code)]
+
+mod admission;
+mod checkpoint;
+mod config;
+mod data_dir;
+mod device;
+mod engine;
+pub mod epoch_cache;
+mod error;
+mod files;
+mod flush;
+pub mod index;
+pub mod layout;
+mod log;
+pub mod producer_state;
+mod read;
+mod recovery;
+mod retention;
+mod scan;
+mod segment;
+mod segment_index;
+mod snapshot;
+mod state;
+mod times;
+
+pub use checkpoint::{CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION};
+pub use config::{
+    CleanupPolicy, EngineConfig, LogConfig, PlantedBug, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoredCompression,
+};
+pub use data_dir::{DataDir, FORMAT_VERSION, Identity, WantedIdentity, read_identity};
+pub use engine::Engine;
+pub use error::{AppendError, Error, ReadError};
+pub use layout::LogName;
+pub use log::{AppendOrigin, Appended, Log};
+pub use read::{FirstBatch, Piece, ReadLimit, ReadOut};
+pub use state::LogOffsets;
+pub use times::TimedOffset;

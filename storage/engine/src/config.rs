@@ -1,0 +1,218 @@
+//! Settings of the engine and of one log, as checked values. Every queue, loop and buffer of the engine has its limit here.
+//!
+//! Owns defaults and checks. It never parses text: the broker's table of settings does, and hands over these structs.
+
+use std::time::Duration;
+
+use heddle_record::{Compression, TimestampType};
+
+/// What one core's engine may use. Times are real time of [`heddle_io::Io`].
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Which core this engine runs on, `0..cores`.
+    pub core: usize,
+    /// How many cores share the data directory.
+    pub cores: usize,
+    /// File descriptors that idle logs may keep open on this core; at least 16. Files with bytes that were not flushed
+    /// stay open besides, and past this many of those a relaxed topic is flushed as if it were not.
+    pub open_files_max: usize,
+    /// Bytes that were accepted by one log and are not written yet; appends beyond wait.
+    pub pending_bytes_max: usize,
+    /// The same for all logs of this core together.
+    pub core_pending_bytes_max: usize,
+    /// Flushes that this core may have in flight.
+    pub flushes_in_flight_max: usize,
+    /// How often [`crate::Engine::maintain`] writes a checkpoint, if there is anything new.
+    pub checkpoint_interval: Duration,
+    /// Bytes appended since the last checkpoint that ask for one before its time: recovery never scans much more.
+    pub checkpoint_bytes: u64,
+    /// How often [`crate::Engine::maintain`] deletes what retention no longer wants.
+    pub retention_check_interval: Duration,
+    /// Idle producers are forgotten after this long (`producer.id.expiration.ms`).
+    pub producer_id_expiration: Duration,
+    /// Producers remembered by this core; beyond it the longest idle of the appending log are forgotten.
+    pub producer_ids_max: usize,
+    /// Output limit in bytes of one batch that must be decompressed.
+    pub decompressed_bytes_max: usize,
+    /// A bug to plant, for tests that must be able to fail.
+    #[doc(hidden)]
+    pub planted_bug: PlantedBug,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            core: 0,
+            cores: 1,
+            open_files_max: 4096,
+            pending_bytes_max: 16 << 20,
+            core_pending_bytes_max: 128 << 20,
+            flushes_in_flight_max: 32,
+            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_bytes: 1 << 30,
+            retention_check_interval: Duration::from_secs(300),
+            producer_id_expiration: Duration::from_secs(24 * 60 * 60),
+            producer_ids_max: 100_000,
+            decompressed_bytes_max: 128 << 20,
+            planted_bug: PlantedBug::None,
+        }
+    }
+}
+
+/// A defect that a crash test plants to show that it would be found.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlantedBug {
+    /// The engine as it is.
+    #[default]
+    None,
+    /// Written bytes count as flushed (acknowledged before the flush).
+    AckBeforeFlush,
+    /// A failed flush is tried again and its second answer is believed (case 26).
+    RetryFailedFlush,
+    /// A new segment's directory entry is not synced before the first acknowledgement (case 27).
+    NoDirectorySync,
+    /// What recovery cuts off stays in the file (case 41).
+    KeepCutTail,
+}
+
+/// How one log is kept. The broker makes it from the topic's settings; [`LogConfig::check`] is called by the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A segment that an append would carry beyond this many bytes is sealed first (`segment.bytes`).
+    pub segment_bytes: u32,
+    /// A segment older than this is sealed by the next append (`segment.ms`).
+    pub segment_age_max: Duration,
+    /// Bytes of an offset index that make its segment be sealed (`segment.index.bytes`).
+    pub segment_index_bytes: u32,
+    /// Bytes between two index entries (`index.interval.bytes`).
+    pub index_interval_bytes: u32,
+    /// Sealed and old active segments are deleted this long after their last record; `None` keeps them (`retention.ms`).
+    pub retention_age: Option<Duration>,
+    /// The oldest segments go while the log stays at least this large; `None` keeps them (`retention.bytes`).
+    pub retention_bytes: Option<u64>,
+    /// What retention may do at all (`cleanup.policy`).
+    pub cleanup_policy: CleanupPolicy,
+    /// Records between two flushes; 1, the default, makes every acknowledged record durable (`flush.messages`).
+    pub flush_messages: u64,
+    /// The longest that a written record waits for a flush where `flush_messages` is above 1 (`flush.ms`).
+    pub flush_age_max: Option<Duration>,
+    /// The largest batch taken, in bytes as stored (`max.message.bytes`).
+    pub max_message_bytes: u32,
+    /// The codec that batches are stored with (`compression.type`).
+    pub compression: StoredCompression,
+    /// Whose timestamps are stored (`message.timestamp.type`).
+    pub timestamp_type: TimestampType,
+    /// How far a record's timestamp may lie before now; `None` is no bound (`message.timestamp.before.max.ms`).
+    pub timestamp_before_max: Option<Duration>,
+    /// How far a record's timestamp may lie after now; `None` is no bound (`message.timestamp.after.max.ms`).
+    pub timestamp_after_max: Option<Duration>,
+}
+
+/// Which codec a log stores batches with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredCompression {
+    /// Whatever the producer chose.
+    Producer,
+    /// This one: batches that come with another are compressed again, at `level` where the codec has levels.
+    Codec {
+        /// The codec.
+        codec: Compression,
+        /// Its level; `None` is the codec's default.
+        level: Option<i32>,
+    },
+}
+
+/// What may be removed from a log, besides what DeleteRecords asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupPolicy {
+    /// Whole old segments.
+    Delete,
+    /// Only records that a later one with the same key replaces. Retention never touches such a log.
+    Compact,
+    /// Both.
+    CompactDelete,
+}
+
+impl CleanupPolicy {
+    /// Whether retention by time and size applies.
+    pub fn deletes(self) -> bool {
+        self != CleanupPolicy::Compact
+    }
+
+    /// Whether records must have keys.
+    pub fn compacts(self) -> bool {
+        self != CleanupPolicy::Delete
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            segment_bytes: 1 << 30,
+            segment_age_max: Duration::from_secs(7 * 24 * 60 * 60),
+            segment_index_bytes: 10 << 20,
+            index_interval_bytes: 4096,
+            retention_age: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            retention_bytes: None,
+            cleanup_policy: CleanupPolicy::Delete,
+            flush_messages: 1,
+            flush_age_max: None,
+            max_message_bytes: 1_048_588,
+            compression: StoredCompression::Producer,
+            timestamp_type: TimestampType::CreateTime,
+            timestamp_before_max: None,
+            timestamp_after_max: Some(Duration::from_secs(60 * 60)),
+        }
+    }
+}
+
+/// The least that `segment_bytes` may be; Kafka's own bound is 14 bytes, ours holds at least a few batches.
+pub const SEGMENT_BYTES_MIN: u32 = 1024;
+/// The most that `segment_bytes` may be: positions in an index are 31 bits.
+pub const SEGMENT_BYTES_MAX: u32 = i32::MAX as u32;
+
+impl LogConfig {
+    /// The same settings, raised or lowered to what the engine can keep.
+    ///
+    /// Kafka accepts a few values that no log can keep (a segment of 14 bytes); refusing a topic for them would break
+    /// clients that work elsewhere.
+    pub fn checked(mut self) -> LogConfig {
+        self.segment_bytes = self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        self.segment_index_bytes = self.segment_index_bytes.max(crate::index::OFFSET_ENTRY_LEN as u32);
+        self.flush_messages = self.flush_messages.max(1);
+        self
+    }
+
+    /// Whether records may be acknowledged and read before they survive a power cut.
+    pub fn relaxes_flushing(&self) -> bool {
+        self.flush_messages > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_log_is_durable_by_default() {
+        assert!(!LogConfig::default().relaxes_flushing());
+        assert!(LogConfig { flush_messages: 2, ..LogConfig::default() }.relaxes_flushing());
+    }
+
+    #[test]
+    fn impossible_sizes_are_brought_into_range() {
+        let config = LogConfig { segment_bytes: 14, segment_index_bytes: 0, flush_messages: 0, ..LogConfig::default() };
+        let config = config.checked();
+        assert_eq!(config.segment_bytes, SEGMENT_BYTES_MIN);
+        assert_eq!(config.segment_index_bytes, 8);
+        assert_eq!(config.flush_messages, 1);
+    }
+
+    #[test]
+    fn compact_only_logs_are_not_for_retention() {
+        assert!(!CleanupPolicy::Compact.deletes() && CleanupPolicy::Compact.compacts());
+        assert!(CleanupPolicy::CompactDelete.deletes() && CleanupPolicy::CompactDelete.compacts());
+        assert!(CleanupPolicy::Delete.deletes() && !CleanupPolicy::Delete.compacts());
+    }
+}

@@ -1,0 +1,354 @@
+//! One core's engine: the logs that it has open and what they share.
+//!
+//! Owns opening, deleting and closing logs, the upkeep that runs in the background ([`Engine::maintain`]), and the limits
+//! that hold for a whole core. Which logs belong to this core is the broker's decision.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use heddle_io::sync::{Notify, Semaphore};
+use heddle_io::{EntryKind, Io, Monotonic};
+use heddle_record::{LogId, Timestamp};
+
+use crate::checkpoint::CheckpointTurn;
+use crate::config::{EngineConfig, LogConfig};
+use crate::data_dir::{DataDir, clean_leftovers};
+use crate::device::Device;
+use crate::error::Error;
+use crate::files::FileTable;
+use crate::layout::{DELETED_SUFFIX, LogName};
+use crate::log::{Log, LogInner};
+
+/// One core's engine. Clones share it; it stays on its core.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Rc<EngineInner>,
+}
+
+pub(crate) struct EngineInner {
+    pub(crate) core: Rc<Core>,
+    logs: RefCell<BTreeMap<LogId, Slot>>,
+    pub(crate) checkpoint: CheckpointTurn,
+}
+
+/// What is known of a log.
+enum Slot {
+    /// It is being opened, closed or deleted.
+    Busy,
+    Open(Log),
+}
+
+/// What all logs of a core share.
+pub(crate) struct Core {
+    pub(crate) io: Io,
+    pub(crate) dir: DataDir,
+    pub(crate) config: EngineConfig,
+    pub(crate) device: Device,
+    pub(crate) files: FileTable,
+    /// Bytes that all logs of this core have accepted and not written yet.
+    pending_bytes: Cell<usize>,
+    /// Told when pending bytes were written.
+    pub(crate) drained: Notify,
+    pub(crate) flush_permits: Semaphore,
+    /// Files that are held open because they have bytes that were not flushed.
+    pub(crate) dirty_files: Cell<usize>,
+    /// Producers that all logs of this core remember.
+    producers: Cell<usize>,
+    /// Bytes appended since the last checkpoint.
+    pub(crate) bytes_since_checkpoint: Cell<u64>,
+    /// When a log with `flush_age_max` has to be flushed.
+    flush_deadlines: RefCell<BTreeMap<LogId, Monotonic>>,
+    /// Told when the upkeep has something to do before its time.
+    upkeep: Notify,
+}
+
+/// The longest that the upkeep sleeps, which bounds how long a new deadline can be missed.
+const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Opens the engine of core `config.core`. The first to open cleans up what a crash has left.
+    ///
+    /// # Errors
+    /// What the system refuses. Checkpoints that cannot be read are ignored with a line in the log.
+    pub async fn open(io: &Io, dir: DataDir, config: EngineConfig) -> Result<Engine, Error> {
+        assert!(config.core < config.cores, "the core is one of the cores");
+        if crate::checkpoint::load_once(io, &dir).await? {
+            clean_leftovers(io, dir.path()).await?;
+        }
+        let core = Core {
+            io: io.clone(),
+            dir,
+            device: Device::default(),
+            files: FileTable::new(config.open_files_max),
+            pending_bytes: Cell::new(0),
+            drained: Notify::new(),
+            flush_permits: Semaphore::new(config.flushes_in_flight_max.max(1)),
+            dirty_files: Cell::new(0),
+            producers: Cell::new(0),
+            bytes_since_checkpoint: Cell::new(0),
+            flush_deadlines: RefCell::default(),
+            upkeep: Notify::new(),
+            config,
+        };
+        let inner = EngineInner { core: Rc::new(core), logs: RefCell::default(), checkpoint: CheckpointTurn::new() };
+        Ok(Engine { inner: Rc::new(inner) })
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &DataDir {
+        &self.inner.core.dir
+    }
+
+    /// The logs that are in the data directory, open or not, of all cores.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub async fn stored_logs(&self) -> Result<Vec<LogName>, Error> {
+        let entries = self.inner.core.io.read_dir(self.data_dir().path()).await?;
+        let directories = entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
+        Ok(directories.filter_map(|entry| LogName::from_directory(&entry.name)).collect())
+    }
+
+    /// Opens a log: recovers it if it is there, makes it, durably, if it is not.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if bytes that were flushed are gone: the log stays closed, and everything on disk as it is.
+    /// [`Error::InUse`], [`Error::InvalidTopicName`], [`Error::Io`].
+    pub async fn open_log(&self, name: LogName, config: LogConfig) -> Result<Log, Error> {
+        let path = self.data_dir().path().join(name.directory()?);
+        if self.log(name.id).is_some() {
+            return Err(Error::InUse(name.to_string()));
+        }
+        let mut slot = BusySlot::take(&self.inner, &name)?;
+        let core = Rc::clone(&self.inner.core);
+        let state = crate::recovery::open_or_create(&core, &name, &path).await?;
+        let config = config.checked();
+        let log = Log { inner: Rc::new(LogInner::new(core, name, path, config, state)) };
+        log.check_invariants();
+        self.inner.core.count_producers(log.producer_count());
+        slot.finish(Some(log.clone()));
+        Ok(log)
+    }
+
+    /// The log, if this core has it open.
+    pub fn log(&self, id: LogId) -> Option<Log> {
+        match self.inner.logs.borrow().get(&id) {
+            Some(Slot::Open(log)) => Some(log.clone()),
+            _ => None,
+        }
+    }
+
+    /// The logs that this core has open.
+    pub fn logs(&self) -> Vec<Log> {
+        let logs = self.inner.logs.borrow();
+        logs.values().filter_map(|slot| if let Slot::Open(log) = slot { Some(log.clone()) } else { None }).collect()
+    }
+
+    /// Deletes a log, open or not: it is gone for good when this returns, and its files soon after. Operations on it fail
+    /// from now on (case 23).
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while it is being opened, [`Error::Io`]. It is no error if there is no such log.
+    pub async fn delete_log(&self, name: &LogName) -> Result<(), Error> {
+        let open = self.log(name.id);
+        let mut slot = BusySlot::take(&self.inner, name)?;
+        if let Some(log) = open {
+            log.inner.mark_deleted();
+            self.inner.core.forget_producers(log.producer_count());
+        }
+        crate::checkpoint::forget_log(self.data_dir(), name.id);
+        let core = &self.inner.core;
+        core.files.forget_log(name.id);
+        let deleted = remove_directory(core, name).await;
+        slot.finish(None);
+        deleted
+    }
+
+    /// Runs the upkeep of this core until it is dropped: timed flushes, checkpoints, retention, forgetting idle producers.
+    pub async fn maintain(&self) {
+        let (io, config) = (&self.inner.core.io, &self.inner.core.config);
+        let mut checkpoint_at = io.now() + config.checkpoint_interval;
+        let mut retention_at = io.now() + config.retention_check_interval;
+        loop {
+            let wake = self.inner.core.upkeep.wait();
+            let now = io.now();
+            let flush_at = self.flush_overdue(now);
+            if now >= checkpoint_at || self.inner.core.checkpoint_is_due() {
+                self.checkpoint_logged().await;
+                checkpoint_at = io.now() + config.checkpoint_interval;
+            }
+            if now >= retention_at {
+                self.expire_producers();
+                if let Err(error) = self.apply_retention().await {
+                    tracing::warn!(%error, "retention could not finish; it tries again later");
+                }
+                retention_at = io.now() + config.retention_check_interval;
+            }
+            let sleep_until = checkpoint_at.min(retention_at).min(flush_at.unwrap_or(now + UPKEEP_SLEEP_MAX));
+            let now = io.now();
+            let pause = if sleep_until > now { sleep_until - now } else { Duration::ZERO };
+            // Woken or time is up: either way everything is looked at again.
+            let _woken = io.timeout(pause, wake).await;
+        }
+    }
+
+    /// Starts the flushes that are due; returns when the next one is.
+    fn flush_overdue(&self, now: Monotonic) -> Option<Monotonic> {
+        let deadlines = &self.inner.core.flush_deadlines;
+        let overdue: Vec<LogId> =
+            deadlines.borrow().iter().filter(|(_, deadline)| **deadline <= now).map(|(id, _)| *id).collect();
+        for id in overdue {
+            deadlines.borrow_mut().remove(&id);
+            if let Some(log) = self.log(id) {
+                log.inner.start_flushing();
+            }
+        }
+        deadlines.borrow().values().min().copied()
+    }
+
+    async fn checkpoint_logged(&self) {
+        if let Err(error) = self.checkpoint().await {
+            tracing::warn!(%error, "the checkpoint could not be written; the next start scans more");
+        }
+    }
+
+    fn expire_producers(&self) {
+        let age = i64::try_from(self.inner.core.config.producer_id_expiration.as_millis()).unwrap_or(i64::MAX);
+        let limit = Timestamp::new(self.inner.core.io.wall_clock().saturating_sub(age));
+        for log in self.logs() {
+            let expired = log.inner.state.borrow_mut().producers.expire(limit);
+            self.inner.core.forget_producers(expired);
+        }
+    }
+
+    /// Closes all logs: flushes, completes the index files, writes a checkpoint. Appends fail from now on.
+    ///
+    /// # Errors
+    /// What could not be made durable. A log that went offline earlier is no error: it was reported then.
+    pub async fn close(&self) -> Result<(), Error> {
+        let mut first_error = None;
+        for log in self.logs() {
+            let closed = log.inner.close().await;
+            if let (Err(error), None) = (closed, &first_error) {
+                first_error = Some(error);
+            }
+        }
+        let saved = self.save().await;
+        self.inner.logs.borrow_mut().clear();
+        first_error.map_or(saved, Err)
+    }
+
+    /// Files that this core has open.
+    pub fn open_files(&self) -> usize {
+        self.inner.core.files.len() + self.inner.core.dirty_files.get()
+    }
+}
+
+/// Marks a log as busy until it is finished or dropped.
+struct BusySlot<'a> {
+    inner: &'a EngineInner,
+    id: LogId,
+    finished: bool,
+}
+
+impl<'a> BusySlot<'a> {
+    fn take(inner: &'a EngineInner, name: &LogName) -> Result<Self, Error> {
+        let mut logs = inner.logs.borrow_mut();
+        if let Some(Slot::Busy) = logs.get(&name.id) {
+            return Err(Error::InUse(name.to_string()));
+        }
+        logs.insert(name.id, Slot::Busy);
+        Ok(BusySlot { inner, id: name.id, finished: false })
+    }
+
+    fn finish(&mut self, log: Option<Log>) {
+        self.finished = true;
+        let mut logs = self.inner.logs.borrow_mut();
+        match log {
+            Some(log) => logs.insert(self.id, Slot::Open(log)),
+            None => logs.remove(&self.id),
+        };
+    }
+}
+
+impl Drop for BusySlot<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.inner.logs.borrow_mut().remove(&self.id);
+        }
+    }
+}
+
+/// Renames the log's directory, durably, then removes it. A crash in between leaves a name that is removed at start.
+async fn remove_directory(core: &Core, name: &LogName) -> Result<(), Error> {
+    let directory = core.dir.path();
+    let from = directory.join(name.directory()?);
+    let to = directory.join(format!("{}{DELETED_SUFFIX}", name.directory()?));
+    if !core.io.exists(&from).await? {
+        return Ok(());
+    }
+    core.io.rename(&from, &to).await?;
+    core.io.sync_dir(directory).await?;
+    core.io.remove_dir_all(&to).await?;
+    Ok(())
+}
+
+impl Core {
+    /// Whether a log with `pending` bytes that are not written may accept `len` more. One batch is always accepted where
+    /// nothing is pending.
+    pub(crate) fn has_room(&self, pending: usize, len: usize) -> bool {
+        let log_has_room = pending == 0 || pending + len <= self.config.pending_bytes_max;
+        let all = self.pending_bytes.get();
+        log_has_room && (all == 0 || all + len <= self.config.core_pending_bytes_max)
+    }
+
+    /// Counts an append of `len` bytes, which are pending now.
+    pub(crate) fn count_append(&self, len: u64) {
+        self.pending_bytes.set(self.pending_bytes.get() + len as usize);
+        let before = self.checkpoint_is_due();
+        self.bytes_since_checkpoint.set(self.bytes_since_checkpoint.get() + len);
+        if self.checkpoint_is_due() && !before {
+            self.upkeep.notify_all();
+        }
+    }
+
+    /// Counts `bytes` as no longer pending, written or not.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.pending_bytes.set(self.pending_bytes.get() - bytes);
+        self.drained.notify_all();
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        self.bytes_since_checkpoint.get() >= self.config.checkpoint_bytes
+    }
+
+    /// Counts `new` producers. Whether there are too many now.
+    pub(crate) fn count_producers(&self, new: usize) -> bool {
+        self.producers.set(self.producers.get() + new);
+        self.producers.get() > self.config.producer_ids_max
+    }
+
+    pub(crate) fn forget_producers(&self, count: usize) {
+        self.producers.set(self.producers.get() - count);
+    }
+
+    /// Whether so many files are held open for their flush that it must not wait any longer.
+    pub(crate) fn too_many_dirty_files(&self) -> bool {
+        self.dirty_files.get() > self.config.open_files_max
+    }
+
+    /// Asks for a flush of a log at `deadline`, unless one is asked for already.
+    pub(crate) fn flush_later(&self, log: LogId, deadline: Monotonic) {
+        let mut deadlines = self.flush_deadlines.borrow_mut();
+        if deadlines.contains_key(&log) {
+            return;
+        }
+        let is_next = deadlines.values().all(|other| *other > deadline);
+        deadlines.insert(log, deadline);
+        if is_next {
+            self.upkeep.notify_all();
+        }
+    }
+}

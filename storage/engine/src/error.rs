@@ -1,0 +1,270 @@
+//! What can go wrong, by whose fault it is.
+//!
+//! [`Error`] is the world's fault (disk, directory, another process), [`AppendError`] and [`ReadError`] add what the
+//! peer did wrong and map one to one to error codes of Kafka. Our own faults are assertions and crash.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use heddle_record::{BatchError, LogEndOffset, LogStartOffset, Offset};
+
+/// The world's fault: what failed, on which file, at which position.
+#[derive(Debug, Clone)]
+pub enum Error {
+    /// An operation on a file or directory failed.
+    Io(heddle_io::Error),
+    /// Another process has the data directory open.
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// The process that holds it, where it is known.
+        pid: Option<u32>,
+    },
+    /// The directory has files in it and none of them says that it is a data directory of ours.
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The name of a file in it.
+        found: String,
+    },
+    /// A newer program wrote the data directory.
+    NewerFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// The format version that it has.
+        found: u32,
+        /// The newest format version that this program knows.
+        known: u32,
+    },
+    /// The data directory belongs to another cluster or broker than the one that was asked for.
+    OtherIdentity {
+        /// The data directory.
+        path: PathBuf,
+        /// Which part of the identity: `cluster.id` or `broker.id`.
+        what: &'static str,
+        /// What the data directory says.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// The file with the data directory's identity cannot be read as one.
+    DamagedIdentity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Bytes that were flushed are not there any more: not a torn tail but damage. The log stays offline.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        position: u64,
+        /// Which offset was expected there.
+        offset: Offset,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The log, or its whole data directory, was taken offline by an earlier failure.
+    Offline(Arc<str>),
+    /// The topic's name is not one that Kafka allows, so no directory is made from it.
+    InvalidTopicName(String),
+    /// The log is open already, or is being opened or deleted.
+    InUse(String),
+}
+
+impl Error {
+    /// Whether the disk (or its quota) is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Error::Io(error) if error.is_no_space())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io(error) => write!(f, "{error}"),
+            Error::Locked { path, pid: Some(pid) } => {
+                write!(
+                    f,
+                    "data directory {} is in use by process {pid}: stop it or choose another directory",
+                    path.display()
+                )
+            }
+            Error::Locked { path, pid: None } => {
+                write!(
+                    f,
+                    "data directory {} is in use by another process: stop it or choose another directory",
+                    path.display()
+                )
+            }
+            Error::Foreign { path, found } => write!(
+                f,
+                "{} is not empty ({found} is in it) and not a data directory: choose an empty or a new directory",
+                path.display()
+            ),
+            Error::NewerFormat { path, found, known } => write!(
+                f,
+                "data directory {} has format {found}, this program knows up to {known}: use the newer program",
+                path.display()
+            ),
+            Error::OtherIdentity { path, what, found, expected } => write!(
+                f,
+                "data directory {} belongs to {what} {found}, not {expected}: correct the setting or choose another directory",
+                path.display()
+            ),
+            Error::DamagedIdentity { path, reason } => {
+                write!(f, "{} is damaged ({reason}): restore it from a backup", path.display())
+            }
+            Error::Damaged { path, position, offset, reason } => write!(
+                f,
+                "{} is damaged at byte {position}, where offset {offset} was expected: {reason}",
+                path.display()
+            ),
+            Error::Offline(reason) => write!(f, "offline: {reason}"),
+            Error::InvalidTopicName(name) => write!(f, "{name:?} is not a topic name"),
+            Error::InUse(name) => write!(f, "log {name} is in use"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<heddle_io::Error> for Error {
+    fn from(error: heddle_io::Error) -> Self {
+        Error::Io(error)
+    }
+}
+
+/// Why a batch was not appended. Nothing of it was stored and no state has changed.
+#[derive(Debug, Clone)]
+pub enum AppendError {
+    /// The bytes are not a batch, or their checksum does not match: CORRUPT_MESSAGE.
+    Corrupt(BatchError),
+    /// Not magic 2: UNSUPPORTED_FOR_MESSAGE_FORMAT.
+    UnsupportedFormat(i8),
+    /// Above `max.message.bytes`, or larger than a segment: MESSAGE_TOO_LARGE.
+    TooLarge {
+        /// The size of the batch as it would be stored, in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A well-formed batch that a client may not send: INVALID_RECORD.
+    InvalidRecord {
+        /// What is wrong.
+        reason: &'static str,
+        /// The index of the record in the batch, where one is to blame.
+        record: Option<i32>,
+    },
+    /// A timestamp out of the topic's bounds, or a log append time from a client: INVALID_TIMESTAMP.
+    InvalidTimestamp {
+        /// What is wrong.
+        reason: &'static str,
+        /// The index of the record in the batch, where one is to blame.
+        record: Option<i32>,
+    },
+    /// A codec that does not exist: UNSUPPORTED_COMPRESSION_TYPE.
+    UnsupportedCompression,
+    /// The producer's sequence does not follow its last: OUT_OF_ORDER_SEQUENCE_NUMBER.
+    OutOfOrderSequence {
+        /// The sequence that would have followed.
+        expected: i32,
+        /// The sequence that came.
+        found: i32,
+    },
+    /// An epoch older than the producer's newest: INVALID_PRODUCER_EPOCH.
+    InvalidProducerEpoch {
+        /// The newest epoch.
+        current: i16,
+        /// The epoch that came.
+        found: i16,
+    },
+    /// A transactional batch where there are no transactions: INVALID_TXN_STATE.
+    InvalidTxnState,
+    /// The append was made under an older leader epoch than the log has seen: NOT_LEADER_OR_FOLLOWER.
+    StaleLeaderEpoch,
+    /// Offsets given by a leader do not continue the log (case 35): the follower must truncate first.
+    NotContiguous {
+        /// The offset that would have continued the log.
+        expected: Offset,
+        /// The base offset that came.
+        found: Offset,
+    },
+    /// The log is offline or deleted: KAFKA_STORAGE_ERROR.
+    Offline(Error),
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppendError::Corrupt(error) => write!(f, "corrupt batch: {error}"),
+            AppendError::UnsupportedFormat(magic) => write!(f, "magic {magic} is not supported, only 2"),
+            AppendError::TooLarge { size, limit } => write!(f, "batch of {size} bytes, at most {limit} are taken"),
+            AppendError::InvalidRecord { reason, .. } => write!(f, "invalid record: {reason}"),
+            AppendError::InvalidTimestamp { reason, .. } => write!(f, "invalid timestamp: {reason}"),
+            AppendError::UnsupportedCompression => write!(f, "unknown compression codec"),
+            AppendError::OutOfOrderSequence { expected, found } => {
+                write!(f, "sequence {found} of the producer came where {expected} was due")
+            }
+            AppendError::InvalidProducerEpoch { current, found } => {
+                write!(f, "producer epoch {found} is older than {current}")
+            }
+            AppendError::InvalidTxnState => write!(f, "transactions are not supported"),
+            AppendError::StaleLeaderEpoch => write!(f, "append under an old leader epoch"),
+            AppendError::NotContiguous { expected, found } => {
+                write!(f, "base offset {found} does not continue the log, which ends at {expected}")
+            }
+            AppendError::Offline(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for AppendError {}
+
+/// Why nothing was read.
+#[derive(Debug, Clone)]
+pub enum ReadError {
+    /// The offset is before the log's start or after its end: OFFSET_OUT_OF_RANGE.
+    OutOfRange {
+        /// The first offset that can be read.
+        log_start: LogStartOffset,
+        /// The end of the log.
+        log_end: LogEndOffset,
+    },
+    /// The log cannot be read: KAFKA_STORAGE_ERROR.
+    Failed(Error),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::OutOfRange { log_start, log_end } => {
+                write!(f, "offset is outside of the log, which holds {log_start} to {log_end}")
+            }
+            ReadError::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        ReadError::Failed(error)
+    }
+}
+
+impl From<heddle_io::Error> for ReadError {
+    fn from(error: heddle_io::Error) -> Self {
+        ReadError::Failed(Error::Io(error))
+    }
+}

@@ -1,0 +1,392 @@
+//! One partition's log: the append, from a batch in memory to its place and its offsets.
+//!
+//! [`Log::append`] is the story, top to bottom. What follows an append runs in tasks of its own: `segment.rs` writes
+//! what is queued, `flush.rs` makes it durable and wakes who waits for that. Reading is in `read.rs` and `times.rs`, removing in
+//! `retention.rs`, a log that comes back from disk in `recovery.rs`.
+//!
+//! No borrow of the state lives across an await.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use heddle_io::sync::{Notify, Permits, Semaphore};
+use heddle_io::{File, Io, Lease, OpenOptions};
+use heddle_record::{
+    BatchHeader, HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Origin, RecordBatch, Timestamp, TimestampType,
+    validate,
+};
+
+use crate::admission::admit;
+use crate::config::LogConfig;
+use crate::engine::Core;
+use crate::epoch_cache::EpochEnd;
+use crate::error::{AppendError, Error};
+use crate::files::FileKey;
+use crate::layout::{LogName, SegmentFile};
+use crate::producer_state::{AppendedBatch, Verdict};
+use crate::state::{LogOffsets, LogState};
+
+pub use crate::admission::AppendOrigin;
+
+/// One partition's log. Clones share it; it stays on its core.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) inner: Rc<LogInner>,
+}
+
+pub(crate) struct LogInner {
+    pub(crate) core: Rc<Core>,
+    pub(crate) name: LogName,
+    /// The log's directory.
+    pub(crate) path: PathBuf,
+    pub(crate) config: RefCell<Rc<LogConfig>>,
+    pub(crate) state: RefCell<LogState>,
+    /// Told whenever a limit moves or the log goes offline.
+    pub(crate) changed: Notify,
+    /// Appends pass one at a time, in the order in which they came.
+    turn: Semaphore,
+    /// One task at a time changes the index files.
+    pub(crate) index_turn: Semaphore,
+}
+
+/// What an append was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of the batch's first record.
+    pub base_offset: Offset,
+    /// The offset of its last record: what [`Log::flushed`] and its like are asked for.
+    pub last_offset: Offset,
+    /// The time that the log gave the records; -1 where the topic keeps the producer's.
+    pub log_append_time: Timestamp,
+    /// Where the log starts.
+    pub log_start: LogStartOffset,
+    /// The batch was there already: these are the original's offsets, and it is durable when they are.
+    pub duplicate: bool,
+}
+
+impl Log {
+    /// Appends one batch. Resolves as soon as it has its offsets; [`Log::written`], [`Log::flushed`] and
+    /// [`Log::committable`] then say when it is where. Appends that wait for room keep their order, so the order of
+    /// first polls is the order of offsets.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing has changed then.
+    pub async fn append(
+        &self,
+        batch: Lease,
+        origin: AppendOrigin,
+        leader_epoch: LeaderEpoch,
+    ) -> Result<Appended, AppendError> {
+        let log = &self.inner;
+        let config = self.config();
+        let now = Timestamp::new(log.core.io.wall_clock());
+
+        // Validate: everything that depends on the batch alone.
+        let mut batch = admit(&batch, origin, &config, now, log.core.config.decompressed_bytes_max)?;
+
+        // Wait for our turn, and for room in the queue.
+        let _turn = log.turn(batch.len()).await.map_err(AppendError::Offline)?;
+        let mut state = log.state.borrow_mut();
+
+        // Check the producer's sequence; what was appended before is answered, not appended.
+        if let Some(Verdict::Duplicate(original)) =
+            batch.claim.map(|claim| state.producers.check(&claim)).transpose()?
+        {
+            return Ok(Appended::again(&original, &state));
+        }
+        if state.epochs.latest().is_some_and(|latest| latest > leader_epoch) {
+            return Err(AppendError::StaleLeaderEpoch);
+        }
+
+        // Assign offsets, epoch and time.
+        let base_offset = state.log_end;
+        let last_offset = base_offset.checked_add(batch.offsets - 1).expect("no log reaches the largest offset");
+        let log_append_time = log_append_time(origin, &config, now);
+        let header = batch.complete(base_offset, leader_epoch, log_append_time);
+        state.epochs.assign(leader_epoch, base_offset);
+
+        // Roll before the append that would overflow the segment; queue it to be written with its neighbours; index it;
+        // publish the new end.
+        let len = batch.len() as u64;
+        state.roll_if_due(len, last_offset, now, &config);
+        let header_bytes = Lease::from_vec(batch.header.bytes().to_vec());
+        state.place(
+            header_bytes,
+            batch.body.clone(),
+            last_offset,
+            header.max_timestamp,
+            now,
+            config.index_interval_bytes,
+        );
+        log.note_producer(&mut state, &header, now);
+        let log_start = LogStartOffset::at(state.log_start);
+        drop(state);
+        log.core.count_append(len);
+        log.start_writing();
+        Ok(Appended { base_offset, last_offset, log_append_time, log_start, duplicate: false })
+    }
+
+    /// Appends batches that a leader has given their offsets and epochs. All of them or none.
+    ///
+    /// # Errors
+    /// [`AppendError::NotContiguous`] if they do not continue the log (case 35), [`AppendError::Corrupt`],
+    /// [`AppendError::Offline`].
+    pub async fn append_replicated(&self, batches: Lease) -> Result<LogOffsets, AppendError> {
+        let log = &self.inner;
+        let config = self.config();
+        let now = Timestamp::new(log.core.io.wall_clock());
+        let _turn = log.turn(batches.len()).await.map_err(AppendError::Offline)?;
+        check_replicated(&batches, log.state.borrow().log_end)?;
+
+        let mut state = log.state.borrow_mut();
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let batch = RecordBatch::peek(&rest).expect("all batches were checked");
+            let (header, len) = (*batch.header(), batch.len());
+            state.epochs.assign(header.partition_leader_epoch, header.base_offset);
+            state.roll_if_due(len as u64, header.last_offset(), now, &config);
+            let (head, body) = (rest.slice(0..HEADER_LEN), rest.slice(HEADER_LEN..len));
+            state.place(head, body, header.last_offset(), header.max_timestamp, now, config.index_interval_bytes);
+            log.note_producer(&mut state, &header, now);
+            log.core.count_append(len as u64);
+            rest.advance(len);
+        }
+        let offsets = state.offsets(&config);
+        drop(state);
+        log.start_writing();
+        Ok(offsets)
+    }
+
+    /// The log's name and identity.
+    pub fn name(&self) -> &LogName {
+        &self.inner.name
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> Rc<LogConfig> {
+        Rc::clone(&self.inner.config.borrow())
+    }
+
+    /// Changes the settings, from the next append on.
+    pub fn set_config(&self, config: LogConfig) {
+        *self.inner.config.borrow_mut() = Rc::new(config.checked());
+        // A topic that no longer relaxes flushing may have bytes that nobody has asked to flush.
+        self.inner.flush_if_due();
+        self.inner.changed.notify_all();
+    }
+
+    /// The limits of the log, all read at one moment (case 49).
+    pub fn offsets(&self) -> LogOffsets {
+        self.inner.state.borrow().offsets(&self.inner.config.borrow())
+    }
+
+    /// Told whenever a limit moves, or the log goes offline.
+    pub fn changed(&self) -> &Notify {
+        &self.inner.changed
+    }
+
+    /// Why the log takes no appends, if it does not.
+    pub fn offline(&self) -> Option<Error> {
+        self.inner.offline()
+    }
+
+    /// Moves the high watermark up to `offset`, but never past [`LogOffsets::committable_end`] and never back.
+    pub fn set_high_watermark(&self, offset: Offset) {
+        let mut state = self.inner.state.borrow_mut();
+        let limit = state.committable_end(&self.inner.config.borrow());
+        let new = offset.min(limit);
+        if new > state.high_watermark {
+            state.high_watermark = new;
+            state.check_order();
+            drop(state);
+            self.inner.changed.notify_all();
+        }
+    }
+
+    /// Notes that this replica leads in `epoch` from the log's end on, before it writes anything (case 5).
+    pub fn begin_epoch(&self, epoch: LeaderEpoch) {
+        let mut state = self.inner.state.borrow_mut();
+        let log_end = state.log_end;
+        state.epochs.assign(epoch, log_end);
+        state.unsaved = true;
+    }
+
+    /// The newest leader epoch that the log knows.
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        self.inner.state.borrow().epochs.latest()
+    }
+
+    /// The leader epoch of the record at `offset`.
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.inner.state.borrow().epochs.epoch_at(offset)
+    }
+
+    /// Where a leader epoch ends in this log (KIP-101, KIP-279); `None` if it is newer than all that are known.
+    pub fn epoch_end_offset(&self, epoch: LeaderEpoch) -> Option<EpochEnd> {
+        let state = self.inner.state.borrow();
+        state.epochs.end_offset(epoch, state.log_end.into())
+    }
+
+    /// Bytes of batches in all segments.
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.state.borrow().segments.iter().map(|segment| segment.size).sum()
+    }
+
+    /// How many segments there are.
+    pub fn segment_count(&self) -> usize {
+        self.inner.state.borrow().segments.len()
+    }
+
+    /// How many producers are remembered.
+    pub fn producer_count(&self) -> usize {
+        self.inner.state.borrow().producers.len()
+    }
+
+    /// # Panics
+    /// If anything that the log knows contradicts anything else.
+    pub fn check_invariants(&self) {
+        let state = self.inner.state.borrow();
+        state.check_invariants();
+        state.producers.check_invariants(state.log_end);
+    }
+}
+
+impl Appended {
+    fn again(original: &AppendedBatch, state: &LogState) -> Appended {
+        Appended {
+            base_offset: original.base_offset,
+            last_offset: original.last_offset,
+            log_append_time: original.log_append_time,
+            log_start: LogStartOffset::at(state.log_start),
+            duplicate: true,
+        }
+    }
+}
+
+/// The time that the log gives a batch, or -1.
+fn log_append_time(origin: AppendOrigin, config: &LogConfig, now: Timestamp) -> Timestamp {
+    match config.timestamp_type {
+        TimestampType::LogAppendTime if origin == AppendOrigin::Client => now,
+        _ => Timestamp::NONE,
+    }
+}
+
+/// Whether `batches` are whole, sound, and continue a log that ends at `log_end`.
+fn check_replicated(batches: &[u8], log_end: Offset) -> Result<(), AppendError> {
+    let mut expected = log_end;
+    let mut rest = batches;
+    while !rest.is_empty() {
+        let batch = RecordBatch::peek(rest)?;
+        validate(batch.bytes(), Origin::Log)?;
+        if batch.base_offset() != expected {
+            return Err(AppendError::NotContiguous { expected, found: batch.base_offset() });
+        }
+        expected = batch.next_offset();
+        rest = &rest[batch.len()..];
+    }
+    Ok(())
+}
+
+impl LogInner {
+    pub(crate) fn new(core: Rc<Core>, name: LogName, path: PathBuf, config: LogConfig, state: LogState) -> LogInner {
+        LogInner {
+            core,
+            name,
+            path,
+            config: RefCell::new(Rc::new(config.checked())),
+            state: RefCell::new(state),
+            changed: Notify::new(),
+            turn: Semaphore::new(1),
+            index_turn: Semaphore::new(1),
+        }
+    }
+
+    pub(crate) fn io(&self) -> &Io {
+        &self.core.io
+    }
+
+    /// Waits until every append that came before has its offsets and there is room for `len` more bytes.
+    async fn turn(&self, len: usize) -> Result<Permits, Error> {
+        let turn = self.turn.acquire(1).await;
+        loop {
+            self.offline().map_or(Ok(()), Err)?;
+            if self.core.has_room(self.state.borrow().pending_bytes, len) {
+                return Ok(turn);
+            }
+            self.core.drained.wait().await;
+        }
+    }
+
+    /// Waits until no append is under way and keeps others out while the permit lives.
+    pub(crate) async fn exclusive(&self) -> Permits {
+        self.turn.acquire(1).await
+    }
+
+    /// Why the log takes no appends, if it does not.
+    pub(crate) fn offline(&self) -> Option<Error> {
+        self.core.dir.offline_error().or_else(|| self.state.borrow().offline.clone())
+    }
+
+    /// Takes the log offline for good: nothing that was not acknowledged will be.
+    pub(crate) fn take_offline(&self, cause: &Error) {
+        if self.go_offline(cause) {
+            tracing::error!(log = %self.name, %cause, "the log is offline");
+        }
+    }
+
+    /// Whether it was online.
+    fn go_offline(&self, cause: &Error) -> bool {
+        let mut state = self.state.borrow_mut();
+        let queued: usize = state.queue.iter().map(crate::state::QueuedBatch::len).sum();
+        state.pending_bytes -= queued;
+        let first = state.take_offline(cause.clone());
+        drop(state);
+        self.core.release(queued);
+        self.changed.notify_all();
+        first
+    }
+
+    /// The log is being deleted: everything that waits for it, or asks it from now on, fails (case 23).
+    pub(crate) fn mark_deleted(&self) {
+        let mut state = self.state.borrow_mut();
+        state.deleted = true;
+        let closed = std::mem::take(&mut state.dirty).len();
+        drop(state);
+        self.core.dirty_files.set(self.core.dirty_files.get() - closed);
+        self.go_offline(&Error::Offline("the log was deleted".into()));
+    }
+
+    /// Notes who wrote a batch, and makes room if this core remembers too many producers (case 56).
+    fn note_producer(&self, state: &mut LogState, header: &BatchHeader, now: Timestamp) {
+        let before = state.producers.len();
+        state.producers.replay(header, now);
+        if state.producers.len() > before && self.core.count_producers(1) && before > 0 {
+            let evicted = state.producers.evict_idle();
+            self.core.forget_producers(evicted);
+        }
+    }
+
+    /// A file of a segment, opened if need be.
+    ///
+    /// # Errors
+    /// Whatever opening it gives.
+    pub(crate) async fn open_file(
+        &self,
+        segment: Offset,
+        file: SegmentFile,
+        options: OpenOptions,
+    ) -> Result<File, Error> {
+        self.core.files.open(self.io(), self.file_key(segment, file), &self.path, options).await
+    }
+
+    pub(crate) fn file_key(&self, segment: Offset, file: SegmentFile) -> FileKey {
+        FileKey { log: self.name.id, segment, file }
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Log({})", self.inner.name)
+    }
+}

@@ -1,0 +1,247 @@
+//! Reading: from an offset to whole stored batches, as ranges of files.
+//!
+//! Owns finding the batch that contains an offset. It hands out places, never copies of bytes, and sees only what was
+//! written; who may see how far is decided by the caller's limit.
+
+use heddle_io::{File, Lease, OpenOptions};
+use heddle_record::{LogEndOffset, LogStartOffset, Offset};
+
+use crate::error::{Error, ReadError};
+use crate::layout::SegmentFile;
+use crate::log::{Log, LogInner};
+use crate::state::Boundary;
+
+/// How much to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// Only batches that lie wholly below this offset (exclusive).
+    pub end: Offset,
+    /// Bytes at most, but see `first_batch`.
+    pub bytes_max: usize,
+    /// What happens to a first batch that is larger than `bytes_max`.
+    pub first_batch: FirstBatch,
+}
+
+/// Whether the first batch of a read may exceed its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstBatch {
+    /// It is read whole, whatever its size, so that a reader always gets on.
+    AtLeastOne,
+    /// It counts like the others.
+    WithinLimit,
+}
+
+/// What a read found: whole batches, the first of which contains the offset that was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOut {
+    /// The bytes, in order.
+    pub pieces: Vec<Piece>,
+    /// How many there are.
+    pub bytes: usize,
+    /// The base offset of the first batch; the offset asked for if there is none.
+    pub start_offset: Offset,
+    /// The offset after the last batch: where the next read goes on.
+    pub next_offset: Offset,
+}
+
+/// Stored bytes, wherever they are. May cross cores; a file stays readable while a piece of it lives.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// A range of a file.
+    File {
+        /// The file.
+        file: File,
+        /// Where the range starts, in bytes.
+        position: u64,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// Bytes in memory.
+    Memory(Lease),
+}
+
+/// Files that one read spans at most.
+const SEGMENTS_PER_READ_MAX: usize = 8;
+
+impl Log {
+    /// Reads whole batches from the one that contains `from`.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] below the log's start or above its end; [`ReadError::Failed`].
+    pub async fn read(&self, from: Offset, limit: ReadLimit) -> Result<ReadOut, ReadError> {
+        let log = &self.inner;
+        let end = log.check_range(from, limit.end)?;
+        let mut out = ReadOut { start_offset: from, next_offset: from, ..ReadOut::default() };
+        if from >= end {
+            return Ok(out);
+        }
+        let Some(mut start) = log.locate(from).await? else { return Ok(out) };
+        out.start_offset = start.offset;
+        out.next_offset = start.offset;
+        for _ in 0..SEGMENTS_PER_READ_MAX {
+            let bytes_max = limit.bytes_max.saturating_sub(out.bytes);
+            let at_least_one = limit.first_batch == FirstBatch::AtLeastOne && out.bytes == 0;
+            let stop = log.stop_of(start, end, bytes_max, at_least_one).await?;
+            if stop.position > start.position {
+                let file = log.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
+                let len = usize::try_from(stop.position - start.position).expect("a segment is below 2 GiB");
+                out.pieces.push(Piece::File { file, position: start.position, len });
+                out.bytes += len;
+                out.next_offset = stop.offset;
+            }
+            match log.segment_after(stop, end) {
+                Some(next) if out.bytes < limit.bytes_max => start = next,
+                _ => break,
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl LogInner {
+    /// Holds the offset against the log, and the end against what is written.
+    fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, ReadError> {
+        let state = self.state.borrow();
+        if let Some(error @ Error::Damaged { .. }) = &state.offline {
+            return Err(error.clone().into());
+        }
+        if from < state.log_start || from > state.log_end {
+            return Err(ReadError::OutOfRange {
+                log_start: LogStartOffset::at(state.log_start),
+                log_end: LogEndOffset::at(state.log_end),
+            });
+        }
+        Ok(end.min(state.written.offset))
+    }
+
+    /// The batch that contains `offset`, which is below the written end. `None` if retention took it meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if there are no batches where they were written; [`Error::Io`].
+    pub(crate) async fn locate(&self, offset: Offset) -> Result<Option<Boundary>, Error> {
+        let (segment, end) = {
+            let state = self.state.borrow();
+            if let Some(boundary) = state.landmark(offset)
+                && boundary.offset < state.written.offset
+                && boundary.position < self.readable(&state, boundary.segment)
+            {
+                return Ok(Some(boundary));
+            }
+            let segment = &state.segments[state.segment_index_at(offset)];
+            (segment.base_offset, state.readable_size(segment))
+        };
+        if offset < segment {
+            return Ok(None);
+        }
+        let found = self.scan_to(segment, end, offset).await;
+        self.report_damage(found)
+    }
+
+    fn readable(&self, state: &crate::state::LogState, segment: Offset) -> u64 {
+        let index = state.segment_index_at(segment);
+        state
+            .segments
+            .get(index)
+            .filter(|found| found.base_offset == segment)
+            .map_or(0, |found| state.readable_size(found))
+    }
+
+    /// The first batch of a segment whose last offset is at or above `offset`.
+    async fn scan_to(&self, segment: Offset, end: u64, offset: Offset) -> Result<Option<Boundary>, Error> {
+        let position = self.position_floor(segment, offset).await?;
+        let mut scan = self.scan_headers(segment, position, end).await?;
+        while let Some(batch) = scan.next(self.io()).await? {
+            if batch.header.last_offset() >= offset {
+                return Ok(Some(Boundary { offset: batch.header.base_offset, segment, position: batch.position }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where a read that starts at `start` stops in its segment: at `end`, or after the last batch that `bytes_max` holds.
+    async fn stop_of(
+        &self,
+        start: Boundary,
+        end: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Boundary, Error> {
+        let (known, segment_end, after) = {
+            let state = self.state.borrow();
+            let index = state.segment_index_at(start.segment);
+            let Some(segment) = state.segments.get(index).filter(|segment| segment.base_offset == start.segment) else {
+                // Retention took it meanwhile.
+                return Ok(start);
+            };
+            let after = state.segments.get(index + 1).map(|segment| segment.base_offset);
+            let segment_end = state.readable_size(segment);
+            (state.landmark(end).filter(|known| known.segment == start.segment), segment_end, after)
+        };
+        // The end of this segment's part of the read, where it is known without looking.
+        let whole = match (known, after) {
+            (Some(known), _) => Some(known),
+            (None, Some(after)) if after <= end => {
+                Some(Boundary { offset: after, segment: start.segment, position: segment_end })
+            }
+            _ => None,
+        };
+        if let Some(whole) = whole
+            && whole.position - start.position <= bytes_max as u64
+        {
+            return Ok(whole);
+        }
+        let limit = start.position + bytes_max as u64;
+        let stop = self.scan_to_stop(start, segment_end, end, limit, at_least_one).await;
+        let stop = self.report_damage(stop)?;
+        self.state.borrow_mut().remember(stop);
+        Ok(stop)
+    }
+
+    /// The end of the last batch that lies below offset `end` and before position `limit`, or of the first one.
+    async fn scan_to_stop(
+        &self,
+        start: Boundary,
+        segment_end: u64,
+        end: Offset,
+        limit: u64,
+        at_least_one: bool,
+    ) -> Result<Boundary, Error> {
+        let by_position = self.position_floor_of_position(start.segment, limit).await?;
+        let by_offset = self.position_floor(start.segment, end).await?;
+        let position = start.position.max(by_position.min(by_offset));
+        let mut scan = self.scan_headers(start.segment, position, segment_end).await?;
+        let mut stop = start;
+        while let Some(batch) = scan.next(self.io()).await? {
+            let first = batch.position == start.position;
+            if stop == start && !first {
+                // The batch at the indexed position starts where everything before it ends.
+                stop = Boundary { offset: batch.header.base_offset, segment: start.segment, position: batch.position };
+            }
+            let fits = batch.end() <= limit || (first && at_least_one);
+            if batch.header.last_offset() >= end || !fits {
+                break;
+            }
+            stop = Boundary { offset: batch.header.next_offset(), segment: start.segment, position: batch.end() };
+        }
+        Ok(stop)
+    }
+
+    /// The start of the next segment, if `stop` is where a segment ends and the read is not over.
+    fn segment_after(&self, stop: Boundary, end: Offset) -> Option<Boundary> {
+        let state = self.state.borrow();
+        let index = state.segment_index_at(stop.segment);
+        let segment = state.segments.get(index).filter(|segment| segment.base_offset == stop.segment)?;
+        let next = state.segments.get(index + 1)?;
+        let goes_on =
+            stop.position == state.readable_size(segment) && next.base_offset < end && state.readable_size(next) > 0;
+        goes_on.then_some(Boundary { offset: next.base_offset, segment: next.base_offset, position: 0 })
+    }
+
+    /// Bytes that were written and are not batches any more take the log offline.
+    pub(crate) fn report_damage<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error @ Error::Damaged { .. }) = &result {
+            self.take_offline(error);
+        }
+        result
+    }
+}

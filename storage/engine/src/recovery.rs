@@ -1,0 +1,459 @@
+//! Opening a log that is on disk: from the recovery point on, every batch is checked, and the first that does not fit is
+//! where the log ends.
+//!
+//! Owns telling a torn tail from damage. Above the recovery point anything may be torn: it is cut off, durably, before the
+//! next append. Below it everything was flushed: if it is not there, the log stays closed and the disk untouched, because
+//! cutting would throw away what was acknowledged.
+//!
+//! ```text
+//! 0 ───────────── recovery point ───────────── end ─ ─ ─ ─
+//!   believed, its      every batch checked      cut off
+//!   last batch read
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use heddle_io::{EntryKind, File, Io, OpenOptions};
+use heddle_record::{LeaderEpoch, Offset, RecordBatch, Timestamp};
+
+use crate::checkpoint::{LogSnapshot, SegmentSnapshot, inherited};
+use crate::config::PlantedBug;
+use crate::engine::Core;
+use crate::error::Error;
+use crate::index::{
+    IndexBuilder, OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry, decode_offset_index, decode_time_index,
+};
+use crate::layout::{LogName, SegmentFile, TEMPORARY_SUFFIX};
+use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch};
+use crate::segment::Segment;
+use crate::snapshot;
+use crate::state::{Boundary, LogState};
+
+/// Bytes between index entries that recovery makes; a log's own setting applies to what is appended later.
+const INDEX_INTERVAL_BYTES: u32 = 4096;
+
+/// Opens the log in the directory at `path`, or makes it there, durably.
+///
+/// # Errors
+/// [`Error::Damaged`] if flushed bytes are gone; [`Error::Io`].
+pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> Result<LogState, Error> {
+    core.dir.offline_error().map_or(Ok(()), Err)?;
+    if !core.io.exists(path).await? {
+        core.io.create_dir_all(path).await?;
+        core.io.sync_dir(core.dir.path()).await?;
+        return Ok(LogState::empty(Offset::ZERO));
+    }
+    let (saved, lost) = {
+        let inherited = inherited(&core.dir);
+        (inherited.snapshot(name.id), inherited.lost)
+    };
+    let saved = saved.filter(|saved| {
+        let sound = snapshot::is_sound(saved);
+        if !sound {
+            tracing::warn!(log = %name, "the checkpoint contradicts itself; the log is scanned from its start");
+        }
+        sound
+    });
+    let files = list_segments(&core.io, path).await?;
+    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: lost && saved.is_none() };
+    match saved {
+        Some(saved) => recovery.resume(&saved).await,
+        None => recovery.scan_all().await,
+    }
+}
+
+/// The segments in a log's directory and the lengths of their `.log` files, by base offset. What a crash has left beside
+/// them is removed, what is foreign is reported (case 46).
+async fn list_segments(io: &Io, path: &Path) -> Result<BTreeMap<Offset, u64>, Error> {
+    let mut segments = BTreeMap::new();
+    let mut others = Vec::new();
+    for entry in io.read_dir(path).await? {
+        let full = path.join(&entry.name);
+        match (SegmentFile::parse(&entry.name), entry.kind) {
+            (Some((base_offset, SegmentFile::Log)), EntryKind::File) => {
+                segments.insert(base_offset, io.metadata(&full).await?.len);
+            }
+            (Some((base_offset, _)), EntryKind::File) => others.push((base_offset, full)),
+            (None, EntryKind::File) if entry.name.ends_with(TEMPORARY_SUFFIX) => io.remove_file(&full).await?,
+            _ => tracing::warn!(path = %full.display(), "not a file of a log; left alone"),
+        }
+    }
+    for (base_offset, full) in others {
+        if !segments.contains_key(&base_offset) {
+            io.remove_file(&full).await?;
+        }
+    }
+    Ok(segments)
+}
+
+struct Recovery<'a> {
+    core: &'a Core,
+    name: &'a LogName,
+    path: &'a Path,
+    files: BTreeMap<Offset, u64>,
+    /// A checkpoint of this log may have existed and cannot be read.
+    may_have_lost_checkpoint: bool,
+}
+
+impl Recovery<'_> {
+    /// Without a snapshot everything is scanned.
+    async fn scan_all(mut self) -> Result<LogState, Error> {
+        let start = self.files.keys().next().copied().unwrap_or(Offset::ZERO);
+        let mut state = LogState::empty(start);
+        self.scan(&mut state).await?;
+        Ok(state)
+    }
+
+    /// With one, only what lies behind its recovery point.
+    async fn resume(mut self, saved: &LogSnapshot) -> Result<LogState, Error> {
+        self.remove_deleted(saved).await?;
+        let mut state = LogState::empty(Offset::new(saved.log_start));
+        state.segments.clear();
+        let first = saved.segments.iter().position(|segment| self.is_kept(saved, segment)).expect("the last is kept");
+        let (last, sealed) = saved.segments[first..].split_last().expect("the last is kept");
+        for segment in sealed {
+            state.segments.push(self.sealed_segment(segment).await?);
+        }
+        state.segments.push(self.last_segment(saved, last).await?);
+        state.log_start = Offset::new(saved.log_start);
+        state.high_watermark = state.log_start;
+        state.epochs = snapshot::epochs(saved);
+        state.epochs.truncate_from_start(state.log_start);
+        state.producers = snapshot::producers(saved);
+        set_end(&mut state, snapshot::recovery_point(saved));
+        self.scan(&mut state).await?;
+        Ok(state)
+    }
+
+    /// Whether a segment of the snapshot has anything at or above the log's start.
+    fn is_kept(&self, saved: &LogSnapshot, segment: &SegmentSnapshot) -> bool {
+        let next = saved.segments.iter().find(|other| other.base_offset > segment.base_offset);
+        next.is_none_or(|next| next.base_offset > saved.log_start)
+    }
+
+    /// Removes segments below the log's start: the checkpoint that moved it comes before their removal, so a crash in
+    /// between leaves them.
+    async fn remove_deleted(&mut self, saved: &LogSnapshot) -> Result<(), Error> {
+        let first_kept = saved.segments.iter().find(|segment| self.is_kept(saved, segment)).expect("the last is kept");
+        let first_kept = Offset::new(first_kept.base_offset);
+        let gone: Vec<Offset> = self.files.range(..first_kept).map(|(base_offset, _)| *base_offset).collect();
+        for base_offset in gone {
+            self.remove(base_offset).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&mut self, base_offset: Offset) -> Result<(), Error> {
+        remove_segment_files(self.core, self.path, base_offset).await?;
+        self.files.remove(&base_offset);
+        Ok(())
+    }
+
+    /// A segment that was complete when the checkpoint was written. Its batches are believed, its length is not.
+    async fn sealed_segment(&self, saved: &SegmentSnapshot) -> Result<Segment, Error> {
+        let base_offset = Offset::new(saved.base_offset);
+        self.check_length(base_offset, saved.size)?;
+        let mut segment = restored(saved);
+        segment.index = IndexBuilder::complete(saved.offset_entries, saved.time_entries, snapshot::max_time(saved));
+        if !saved.index_complete {
+            let (index, _) = self.index_from_batches(base_offset, saved.size).await?;
+            segment.index = index;
+            segment.index.seal();
+        }
+        Ok(segment)
+    }
+
+    /// The segment with the recovery point: the batch before that point must be there, sound, and end exactly there.
+    async fn last_segment(&self, whole: &LogSnapshot, saved: &SegmentSnapshot) -> Result<Segment, Error> {
+        let base_offset = Offset::new(saved.base_offset);
+        let mut segment = restored(saved);
+        segment.on_disk = self.files.contains_key(&base_offset);
+        segment.entry_synced = segment.on_disk && saved.size > 0;
+        if saved.size == 0 {
+            return Ok(segment);
+        }
+        self.check_length(base_offset, saved.size)?;
+        let offsets = self.read_offset_index(base_offset, saved).await?;
+        let times = self.read_time_index(base_offset, whole, saved).await?;
+        let last_entry = match (offsets, times) {
+            (Some(offsets), Some(times)) => {
+                segment.index = IndexBuilder::resume(&offsets, &times, snapshot::max_time(saved), saved.size);
+                offsets.last().map_or(0, |entry| u64::from(entry.position))
+            }
+            _ => {
+                tracing::info!(log = %self.name, segment = base_offset.get(), "the index is torn; writing it again");
+                let (index, last_batch) = self.index_from_batches(base_offset, saved.size).await?;
+                segment.index = index;
+                last_batch
+            }
+        };
+        self.check_last_batch(whole, base_offset, last_entry).await?;
+        Ok(segment)
+    }
+
+    fn check_length(&self, base_offset: Offset, size: u64) -> Result<(), Error> {
+        match self.files.get(&base_offset) {
+            Some(len) if *len >= size => Ok(()),
+            Some(len) => {
+                Err(self.damaged(base_offset, *len, base_offset, format!("the file ends, {size} bytes were flushed")))
+            }
+            None => Err(self.damaged(base_offset, 0, base_offset, "the file is missing".to_owned())),
+        }
+    }
+
+    /// Reads the batch before the recovery point.
+    async fn check_last_batch(&self, saved: &LogSnapshot, segment: Offset, from: u64) -> Result<(), Error> {
+        let point = snapshot::recovery_point(saved);
+        let file = self.open(segment).await?;
+        let mut headers = HeaderScan::new(file.clone(), from, point.position);
+        let mut last: Option<ScannedBatch> = None;
+        while let Some(batch) = headers.next(&self.core.io).await? {
+            last = Some(batch);
+        }
+        let last = last.ok_or_else(|| self.damaged(segment, from, point.offset, "no batch ends there".to_owned()))?;
+        let expected = last.header.base_offset;
+        let mut scan =
+            BatchScan::new(file, point.position, last.position, expected, LeaderEpoch::NONE, Continuity::Contiguous);
+        let reason = match scan.next(&self.core.io).await? {
+            Scanned::Batch(batch, _) if batch.header.next_offset() == point.offset => return Ok(()),
+            Scanned::Batch(batch, _) => format!("offset {} follows", batch.header.next_offset()),
+            Scanned::End => "no batch".to_owned(),
+            Scanned::Misfit(reason) => reason,
+        };
+        Err(self.damaged(segment, last.position, expected, reason))
+    }
+
+    /// The offset index below the recovery point; `None` if the file does not have what the checkpoint says.
+    async fn read_offset_index(
+        &self,
+        base_offset: Offset,
+        saved: &SegmentSnapshot,
+    ) -> Result<Option<Vec<OffsetEntry>>, Error> {
+        let len = saved.offset_entries as usize * OFFSET_ENTRY_LEN;
+        let Some(bytes) = self.read_index(base_offset, SegmentFile::OffsetIndex, len).await? else { return Ok(None) };
+        let mut entries = decode_offset_index(&bytes, base_offset);
+        let whole = entries.len() == saved.offset_entries as usize;
+        entries.retain(|entry| u64::from(entry.position) < saved.size);
+        Ok(whole.then_some(entries))
+    }
+
+    /// The time index below the recovery point; `None` if the file does not have what the checkpoint says.
+    async fn read_time_index(
+        &self,
+        base_offset: Offset,
+        whole: &LogSnapshot,
+        saved: &SegmentSnapshot,
+    ) -> Result<Option<Vec<TimeEntry>>, Error> {
+        let len = saved.time_entries as usize * TIME_ENTRY_LEN;
+        let Some(bytes) = self.read_index(base_offset, SegmentFile::TimeIndex, len).await? else { return Ok(None) };
+        let mut entries = decode_time_index(&bytes, base_offset);
+        let complete = entries.len() == saved.time_entries as usize;
+        entries.retain(|entry| entry.last_offset.get() < whole.recovery_offset);
+        Ok(complete.then_some(entries))
+    }
+
+    async fn read_index(
+        &self,
+        base_offset: Offset,
+        kind: SegmentFile,
+        len: usize,
+    ) -> Result<Option<heddle_io::Lease>, Error> {
+        if len == 0 {
+            return Ok(Some(heddle_io::Lease::empty()));
+        }
+        match self.core.io.open(&self.path.join(kind.name(base_offset)), OpenOptions::read()).await {
+            Ok(file) => Ok(Some(self.core.io.read_lease(&file, 0, len).await?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The indexes of a segment, made from its headers, and the position of its last batch.
+    async fn index_from_batches(&self, base_offset: Offset, size: u64) -> Result<(IndexBuilder, u64), Error> {
+        let mut scan = HeaderScan::new(self.open(base_offset).await?, 0, size);
+        let mut index = IndexBuilder::default();
+        let mut last = 0;
+        while let Some(batch) = scan.next(&self.core.io).await? {
+            index.note(batch.indexed(), INDEX_INTERVAL_BYTES);
+            last = batch.position;
+        }
+        Ok((index, last))
+    }
+
+    /// Checks everything from the end of `state` on, adds what fits, and cuts off the rest.
+    async fn scan(&mut self, state: &mut LogState) -> Result<(), Error> {
+        let mut touched = Vec::new();
+        loop {
+            let base_offset = state.active().base_offset;
+            let Some(len) = self.files.get(&base_offset).copied() else { break };
+            let file = self.open(base_offset).await?;
+            state.active().on_disk = true;
+            let from = state.active().size;
+            let misfit = self.scan_segment(state, &file, len).await?;
+            let end = state.active().size;
+            if let Some(reason) = misfit {
+                self.refuse_damage(state, base_offset, end, &reason)?;
+                self.cut(state, base_offset, &file, len, &reason).await?;
+                break;
+            }
+            if end > from {
+                touched.push(file);
+            }
+            let log_end = state.log_end;
+            if !self.files.contains_key(&log_end) || end == 0 {
+                break;
+            }
+            state.roll();
+        }
+        self.remove_unreachable(state).await?;
+        self.settle(state, &touched).await
+    }
+
+    /// Adds the batches of the active segment that fit. Returns why the next one does not, if there is one.
+    async fn scan_segment(&self, state: &mut LogState, file: &File, len: u64) -> Result<Option<String>, Error> {
+        let now = Timestamp::new(self.core.io.wall_clock());
+        let epoch =
+            state.log_end.checked_add(-1).and_then(|last| state.epochs.epoch_at(last)).unwrap_or(LeaderEpoch::NONE);
+        let position = state.active().size;
+        let mut scan = BatchScan::new(file.clone(), len, position, state.log_end, epoch, Continuity::Contiguous);
+        loop {
+            match scan.next(&self.core.io).await? {
+                Scanned::Batch(scanned, batch) => replay(state, &scanned, &batch, now),
+                Scanned::End => return Ok(None),
+                Scanned::Misfit(reason) => return Ok(Some(reason)),
+            }
+        }
+    }
+
+    /// Without a checkpoint that once was there, only the end of the last segment can be a torn tail.
+    fn refuse_damage(&self, state: &LogState, base_offset: Offset, position: u64, reason: &str) -> Result<(), Error> {
+        let has_later = self.files.range(base_offset.next()..).next().is_some();
+        if self.may_have_lost_checkpoint && has_later {
+            return Err(self.damaged(base_offset, position, state.log_end, reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Ends the log where the first batch that does not fit begins: later segments go first, then the rest of this one.
+    async fn cut(
+        &mut self,
+        state: &mut LogState,
+        base_offset: Offset,
+        file: &File,
+        len: u64,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let end = state.active().size;
+        tracing::warn!(
+            log = %self.name, segment = base_offset.get(), position = end, offset = state.log_end.get(), bytes = len - end, reason,
+            "the log ends before its file does; cutting off the rest"
+        );
+        let later: Vec<Offset> = self.files.range(base_offset.next()..).map(|(base_offset, _)| *base_offset).collect();
+        for segment in later.into_iter().rev() {
+            self.remove(segment).await?;
+        }
+        self.core.io.sync_dir(self.path).await?;
+        if self.core.config.planted_bug != PlantedBug::KeepCutTail {
+            self.core.device.truncate(&self.core.io, file, end).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes segments that do not continue the log: left by a crash in the middle of a cut.
+    async fn remove_unreachable(&mut self, state: &mut LogState) -> Result<(), Error> {
+        let last = state.active().base_offset;
+        let left: Vec<Offset> = self.files.range(last.next()..).map(|(base_offset, _)| *base_offset).collect();
+        if let Some(first) = left.first() {
+            self.refuse_damage(
+                state,
+                last,
+                state.segments[state.segments.len() - 1].size,
+                "the next segment does not follow",
+            )?;
+            tracing::warn!(log = %self.name, segment = first.get(), offset = state.log_end.get(), "removing segments that do not continue the log");
+        }
+        for segment in left.into_iter().rev() {
+            self.remove(segment).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what the scan found, and everything below it the new recovery point.
+    async fn settle(&self, state: &mut LogState, touched: &[File]) -> Result<(), Error> {
+        for file in touched {
+            self.core.device.flush(&self.core.io, file).await?;
+        }
+        let unsynced = state.segments.iter().any(|segment| segment.on_disk && !segment.entry_synced);
+        if unsynced {
+            self.core.io.sync_dir(self.path).await?;
+        }
+        for segment in &mut state.segments {
+            segment.entry_synced = segment.on_disk;
+        }
+        let active = state.active();
+        let (segment, position) = (active.base_offset, active.size);
+        state.epochs.truncate_from_end(state.log_end.next());
+        let end = Boundary { offset: state.log_end, segment, position };
+        set_end(state, end);
+        state.unsaved = true;
+        Ok(())
+    }
+
+    async fn open(&self, base_offset: Offset) -> Result<File, Error> {
+        Ok(self.core.io.open(&self.file(base_offset), OpenOptions::read_write()).await?)
+    }
+
+    fn file(&self, base_offset: Offset) -> PathBuf {
+        self.path.join(SegmentFile::Log.name(base_offset))
+    }
+
+    fn damaged(&self, base_offset: Offset, position: u64, offset: Offset, reason: String) -> Error {
+        let error = Error::Damaged { path: self.file(base_offset), position, offset, reason };
+        tracing::error!(log = %self.name, %error, "flushed records are gone: the log stays offline; restore it from a copy or delete the topic");
+        error
+    }
+}
+
+/// Puts a batch that was found on disk into the state, as the append did that wrote it.
+fn replay(state: &mut LogState, scanned: &ScannedBatch, batch: &RecordBatch<'_>, now: Timestamp) {
+    let header = batch.header();
+    state.epochs.assign(header.partition_leader_epoch, header.base_offset);
+    let segment = state.active();
+    segment.index.note(scanned.indexed(), INDEX_INTERVAL_BYTES);
+    segment.size = scanned.end();
+    segment.first_append_at.get_or_insert(header.max_timestamp.min(now));
+    segment.last_append_at = Some(header.max_timestamp.min(now).max(segment.last_append_at.unwrap_or(Timestamp::NONE)));
+    state.log_end = header.next_offset();
+    state.producers.replay(header, now);
+}
+
+fn set_end(state: &mut LogState, end: Boundary) {
+    let max = state.active().index.max();
+    state.log_end = end.offset;
+    (state.written, state.flushed, state.recovery_point) = (end, end, end);
+    (state.written_max, state.flushed_max) = (max, max);
+}
+
+fn restored(saved: &SegmentSnapshot) -> Segment {
+    Segment {
+        size: saved.size,
+        first_append_at: saved.first_append_at.map(Timestamp::new),
+        last_append_at: saved.last_append_at.map(Timestamp::new),
+        on_disk: true,
+        entry_synced: true,
+        index_complete: saved.index_complete,
+        ..Segment::new(Offset::new(saved.base_offset))
+    }
+}
+
+/// Removes the files of a segment. What is not there is no error (case 33).
+///
+/// # Errors
+/// The disk's.
+pub(crate) async fn remove_segment_files(core: &Core, path: &Path, base_offset: Offset) -> Result<(), Error> {
+    for kind in SegmentFile::ALL {
+        core.device.recycle(&core.io, &path.join(kind.name(base_offset))).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Walking over the batches of a segment file.
+//!
+//! Two walks: [`HeaderScan`] looks at headers only and believes them (below the written end they were checked when they
+//! came); [`BatchScan`] checks everything and stops at the first batch that does not fit, which is how recovery finds the
+//! end of a log. Neither trusts a file's length for more than where reading must stop.
+
+use heddle_io::{File, Io, Lease};
+use heddle_record::{
+    BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, validate,
+};
+
+use crate::error::Error;
+
+/// Bytes that a header walk reads at once: an index interval and some batches.
+const HEADER_READ_BYTES: usize = 8 << 10;
+/// Bytes that a checking walk reads at once.
+const BATCH_READ_BYTES: usize = 1 << 20;
+
+/// A batch that a walk has met.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScannedBatch {
+    pub(crate) header: BatchHeader,
+    /// Where it starts in the segment, in bytes.
+    pub(crate) position: u64,
+    /// Its length in bytes.
+    pub(crate) len: u64,
+}
+
+impl ScannedBatch {
+    /// Where the next batch starts.
+    pub(crate) fn end(&self) -> u64 {
+        self.position + self.len
+    }
+}
+
+/// A walk over batch headers from one position to another.
+#[derive(Debug)]
+pub(crate) struct HeaderScan {
+    file: File,
+    position: u64,
+    end: u64,
+    /// Bytes of the file from `bytes_at` on.
+    bytes: Lease,
+    bytes_at: u64,
+}
+
+impl HeaderScan {
+    /// A walk from the batch at `position` to `end`, where a batch ends.
+    pub(crate) fn new(file: File, position: u64, end: u64) -> HeaderScan {
+        HeaderScan { file, position, end, bytes: Lease::empty(), bytes_at: position }
+    }
+
+    /// The next batch, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where there is no header, [`Error::Io`].
+    pub(crate) async fn next(&mut self, io: &Io) -> Result<Option<ScannedBatch>, Error> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        let left = self.end - self.position;
+        let known = (self.bytes_at + self.bytes.len() as u64).saturating_sub(self.position);
+        if known < HEADER_LEN as u64 {
+            let len = HEADER_READ_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.bytes = io.read_lease(&self.file, self.position, len).await?;
+            self.bytes_at = self.position;
+        }
+        let start = (self.position - self.bytes_at) as usize;
+        let header = self.bytes.get(start..).and_then(|bytes| bytes.first_chunk::<HEADER_LEN>());
+        let header = BatchHeader::decode(header.ok_or_else(|| self.damaged("the file ends"))?);
+        let len = u64::try_from(header.batch_length).map_or(0, |length| length + LOG_OVERHEAD as u64);
+        if header.magic != 2 || len < HEADER_LEN as u64 || len > left || header.last_offset_delta < 0 {
+            return Err(self.damaged("no batch header"));
+        }
+        let batch = ScannedBatch { header, position: self.position, len };
+        self.position = batch.end();
+        Ok(Some(batch))
+    }
+
+    fn damaged(&self, reason: &str) -> Error {
+        Error::Damaged {
+            path: self.file.path().to_owned(),
+            position: self.position,
+            offset: Offset::NONE,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// What a checking walk found.
+#[derive(Debug)]
+pub(crate) enum Scanned<'a> {
+    /// A batch that continues the log.
+    Batch(ScannedBatch, RecordBatch<'a>),
+    /// The file ends where a batch ends.
+    End,
+    /// Something else than the batch that would continue the log.
+    Misfit(String),
+}
+
+/// A walk that checks every batch: checksum, contiguous offsets, epochs that do not fall.
+#[derive(Debug)]
+pub(crate) struct BatchScan {
+    file: File,
+    file_len: u64,
+    position: u64,
+    /// The base offset that the next batch must have.
+    expected: Offset,
+    /// The epoch that the next batch must not fall below.
+    epoch: LeaderEpoch,
+    rule: Continuity,
+    bytes: Lease,
+    bytes_at: u64,
+}
+
+/// How offsets of neighbouring batches relate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Continuity {
+    /// Without gaps.
+    Contiguous,
+    /// Ascending; compaction leaves gaps.
+    Ascending,
+}
+
+impl BatchScan {
+    /// A walk from `position`, where the batch with base offset `expected` should start.
+    pub(crate) fn new(
+        file: File,
+        file_len: u64,
+        position: u64,
+        expected: Offset,
+        epoch: LeaderEpoch,
+        rule: Continuity,
+    ) -> BatchScan {
+        BatchScan { file, file_len, position, expected, epoch, rule, bytes: Lease::empty(), bytes_at: position }
+    }
+
+    /// Where the walk stands, in bytes: the end of the last batch that fits.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The offset after the last batch that fits.
+    pub(crate) fn next_offset(&self) -> Offset {
+        self.expected
+    }
+
+    /// The next batch.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. What does not fit is no error but [`Scanned::Misfit`].
+    pub(crate) async fn next(&mut self, io: &Io) -> Result<Scanned<'_>, Error> {
+        let left = self.file_len.saturating_sub(self.position);
+        if left == 0 {
+            return Ok(Scanned::End);
+        }
+        if left < HEADER_LEN as u64 {
+            return Ok(Scanned::Misfit(format!("{left} bytes are too few for a batch")));
+        }
+        self.fill(io, HEADER_LEN).await?;
+        let len = match self.claimed_len() {
+            Ok(len) if len as u64 <= left => len,
+            Ok(len) => return Ok(Scanned::Misfit(format!("a batch of {len} bytes, {left} are left"))),
+            Err(reason) => return Ok(Scanned::Misfit(reason)),
+        };
+        self.fill(io, len).await?;
+        let start = (self.position - self.bytes_at) as usize;
+        let Some(bytes) = self.bytes.get(start..start + len) else {
+            return Ok(Scanned::Misfit("the file became shorter".to_owned()));
+        };
+        let batch = match validate(bytes, Origin::Log) {
+            Ok(batch) => batch,
+            Err(error) => return Ok(Scanned::Misfit(error.to_string())),
+        };
+        if let Some(reason) = misfit(batch.header(), self.expected, self.epoch, self.rule) {
+            return Ok(Scanned::Misfit(reason));
+        }
+        let scanned = ScannedBatch { header: *batch.header(), position: self.position, len: len as u64 };
+        self.position = scanned.end();
+        self.expected = batch.next_offset();
+        self.epoch = batch.partition_leader_epoch();
+        Ok(Scanned::Batch(scanned, batch))
+    }
+
+    /// The length that the header at the current position claims, in bytes.
+    fn claimed_len(&self) -> Result<usize, String> {
+        let start = (self.position - self.bytes_at) as usize;
+        match RecordBatch::peek(self.bytes.get(start..).unwrap_or_default()) {
+            Ok(batch) => Ok(batch.len()),
+            Err(BatchError::Truncated { needed, .. }) => Ok(needed),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Makes sure that `len` bytes at the current position are in memory.
+    async fn fill(&mut self, io: &Io, len: usize) -> Result<(), Error> {
+        let known = (self.bytes_at + self.bytes.len() as u64).saturating_sub(self.position);
+        if known < len as u64 {
+            let left = usize::try_from(self.file_len - self.position).unwrap_or(usize::MAX);
+            self.bytes = io.read_lease(&self.file, self.position, len.max(BATCH_READ_BYTES).min(left)).await?;
+            self.bytes_at = self.position;
+        }
+        Ok(())
+    }
+}
+
+/// Why a sound batch is not the one that continues the log: an old one that lies behind the end passes every checksum
+/// (case 41), so offsets and epochs decide.
+fn misfit(header: &BatchHeader, expected: Offset, epoch: LeaderEpoch, rule: Continuity) -> Option<String> {
+    let continues = match rule {
+        Continuity::Contiguous => header.base_offset == expected,
+        Continuity::Ascending => header.base_offset >= expected,
+    };
+    if !continues {
+        return Some(format!("base offset {} where {expected} continues", header.base_offset));
+    }
+    (header.partition_leader_epoch < epoch)
+        .then(|| format!("leader epoch {} behind {epoch}", header.partition_leader_epoch))
+}

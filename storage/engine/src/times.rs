@@ -1,0 +1,127 @@
+//! Finding records by time: the first at or after a timestamp, and the one with the largest.
+//!
+//! Answers exactly, to the record, also inside compressed batches, as long as these decompress under the engine's cap;
+//! beyond it the answer is the batch's first offset.
+
+use heddle_record::{BatchHeader, LeaderEpoch, Offset, RecordBatch, Timestamp, TimestampType};
+
+use crate::admission::decompressed_body;
+use crate::error::{Error, ReadError};
+use crate::log::{Log, LogInner};
+use crate::scan::ScannedBatch;
+
+/// A record that was found by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOffset {
+    /// The record's offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+    /// The leader epoch that wrote it.
+    pub leader_epoch: LeaderEpoch,
+}
+
+impl Log {
+    /// The first written record whose timestamp is at or after `timestamp`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ReadError::Failed`].
+    pub async fn offset_for_timestamp(&self, timestamp: Timestamp) -> Result<Option<TimedOffset>, ReadError> {
+        let log = &self.inner;
+        let segments: Vec<Offset> = {
+            let state = log.state.borrow();
+            let reaches =
+                |segment: &&crate::segment::Segment| segment.index.max().is_some_and(|max| max.timestamp >= timestamp);
+            state.segments.iter().filter(reaches).map(|segment| segment.base_offset).collect()
+        };
+        for segment in segments {
+            let found = log.find_in_segment(segment, timestamp).await;
+            if let Some(found) = log.report_damage(found)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record with the largest timestamp, the first of several; `None` if no record has one.
+    ///
+    /// # Errors
+    /// [`ReadError::Failed`].
+    pub async fn max_timestamp(&self) -> Result<Option<TimedOffset>, ReadError> {
+        let newest = {
+            let state = self.inner.state.borrow();
+            let times = state.segments.iter().filter_map(|segment| segment.index.max());
+            times.map(|max| max.timestamp).max()
+        };
+        match newest {
+            Some(timestamp) => self.offset_for_timestamp(timestamp).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl LogInner {
+    async fn find_in_segment(&self, segment: Offset, timestamp: Timestamp) -> Result<Option<TimedOffset>, Error> {
+        let log_start = self.state.borrow().log_start;
+        let end = self.readable_end(segment);
+        let from = match self.time_floor(segment, timestamp).await? {
+            // Everything up to this entry's offset is earlier.
+            Some(entry) => self.position_floor(segment, entry.last_offset).await?,
+            None => 0,
+        };
+        let mut scan = self.scan_headers(segment, from, end).await?;
+        while let Some(batch) = scan.next(self.io()).await? {
+            if batch.header.max_timestamp < timestamp || batch.header.last_offset() < log_start {
+                continue;
+            }
+            if let Some(found) = self.find_in_batch(segment, &batch, timestamp, log_start).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record of a batch at or after `timestamp` and the log's start. The largest timestamp in a header is a
+    /// claim of its producer, so there may be none.
+    async fn find_in_batch(
+        &self,
+        segment: Offset,
+        found: &ScannedBatch,
+        timestamp: Timestamp,
+        log_start: Offset,
+    ) -> Result<Option<TimedOffset>, Error> {
+        let header = &found.header;
+        if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+            return Ok(Some(answer(header, header.base_offset.max(log_start), header.max_timestamp)));
+        }
+        let file =
+            self.open_file(segment, crate::layout::SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
+        let bytes = self
+            .io()
+            .read_lease(&file, found.position, usize::try_from(found.len).expect("a batch is below 2 GiB"))
+            .await?;
+        let exact = RecordBatch::peek(&bytes).ok().and_then(|batch| {
+            let body = decompressed_body(&batch, self.core.config.decompressed_bytes_max).ok()?;
+            Some(first_at_or_after(&batch, &body, timestamp, log_start))
+        });
+        // What cannot be looked into is answered by its beginning: a consumer that starts there misses nothing.
+        Ok(exact.unwrap_or_else(|| Some(answer(header, header.base_offset.max(log_start), header.max_timestamp))))
+    }
+}
+
+fn first_at_or_after(
+    batch: &RecordBatch<'_>,
+    body: &[u8],
+    timestamp: Timestamp,
+    log_start: Offset,
+) -> Option<TimedOffset> {
+    let header = batch.header();
+    batch.records_in(body).map_while(Result::ok).find_map(|record| {
+        let (offset, time) = (header.offset_of(&record), header.timestamp_of(&record));
+        (time >= timestamp && offset >= log_start).then(|| answer(header, offset, time))
+    })
+}
+
+fn answer(header: &BatchHeader, offset: Offset, timestamp: Timestamp) -> TimedOffset {
+    TimedOffset { offset, timestamp, leader_epoch: header.partition_leader_epoch }
+}
