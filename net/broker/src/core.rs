@@ -23,9 +23,7 @@ use crate::controller::Controller;
 use crate::guard;
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
-use crate::message::{
-    Ask, OpenRequest, Poll, PrepareRequest, PublishRequest, Reply, Request,
-};
+use crate::message::{Ask, OpenRequest, Poll, PrepareRequest, PublishRequest, Reply, Request};
 use crate::partitions::Partitions;
 use crate::peer_log::PeerLog;
 use crate::receive_budget::ReceiveBudget;
@@ -79,10 +77,7 @@ impl Core {
     /// A core without engine and partitions, and the inboxes that [`Core::answer_letters`] is to be run for.
     pub(crate) fn new(io: Io, config: Arc<BrokerConfig>, wiring: Wiring) -> (Self, Vec<Inbox>) {
         let (mailbox, inboxes) = Mailbox::new(wiring);
-        let limits = AdmissionLimits {
-            total: config.connections_max,
-            per_address: config.connections_per_address_max,
-        };
+        let limits = AdmissionLimits { total: config.connections_max, per_address: config.connections_per_address_max };
         let inner = Inner {
             image: RefCell::new(Arc::new(MetadataImage::default())),
             identity: OnceCell::new(),
@@ -229,7 +224,9 @@ impl Core {
             Request::Append(request) => Reply::Append(self.inner.partitions.append(self, request).await),
             Request::Read(request) => Reply::Read(self.inner.partitions.read(self, request).await),
             Request::ListOffsets(request) => Reply::ListOffsets(self.inner.partitions.list_offsets(request).await),
-            Request::DeleteRecords(request) => Reply::DeleteRecords(self.inner.partitions.delete_records(self, request).await),
+            Request::DeleteRecords(request) => {
+                Reply::DeleteRecords(self.inner.partitions.delete_records(self, request).await)
+            }
             Request::EpochEnds(request) => Reply::EpochEnds(self.inner.partitions.epoch_ends(&request)),
             Request::Wake(request) => {
                 request.0.into_iter().for_each(|wake| self.inner.polls.tell(wake));
@@ -241,6 +238,7 @@ impl Core {
                 Reply::Release(())
             }
             Request::Open(request) => Reply::Open(self.open(request).await),
+            Request::Listen(request) => Reply::Listen(self.listen(request.listeners)),
             Request::Prepare(request) => Reply::Prepare(self.inner.partitions.open(self, &request.0).await),
             Request::Publish(request) => {
                 self.inner.image.replace(Arc::clone(&request.0));
@@ -265,9 +263,19 @@ impl Core {
     /// Opens the engine and the logs that this core owns, and listens.
     async fn open(&self, request: OpenRequest) -> Result<(), String> {
         self.open_engine(&request.data_dir).await.map_err(|error| error.to_string())?;
-        self.inner.partitions.open(self, &request.image).await?;
-        self.inner.image.replace(request.image);
-        for listening in request.listeners {
+        self.open_logs(&request.image).await
+    }
+
+    /// Opens the logs of `image` that this core owns, and answers from it.
+    pub(crate) async fn open_logs(&self, image: &Arc<MetadataImage>) -> Result<(), String> {
+        self.inner.partitions.open(self, image).await?;
+        self.inner.image.replace(Arc::clone(image));
+        Ok(())
+    }
+
+    /// Listens where the first core does.
+    fn listen(&self, listeners: Vec<Listening>) -> Result<(), String> {
+        for listening in listeners {
             let listener = listener::share(self.io(), listening.address).map_err(|error| error.to_string())?;
             self.accept(listener, listening);
         }
@@ -313,6 +321,12 @@ impl Core {
             asked.answer::<PublishRequest>().await;
         }
         Ok(())
+    }
+
+    /// The cores but this one.
+    pub(crate) fn others(&self) -> impl Iterator<Item = CoreIndex> + use<> {
+        let own = self.index();
+        (0..self.inner.mailbox.cores()).map(CoreIndex).filter(move |core| *core != own)
     }
 
     /// Asks every core, this one included.

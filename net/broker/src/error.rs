@@ -5,6 +5,42 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+/// Why a broker ended otherwise than by being told to.
+#[derive(Debug)]
+pub enum BrokerError {
+    /// It did not start.
+    Start(StartError),
+    /// It did not stop cleanly.
+    Stop(StopError),
+}
+
+/// Why a broker did not stop cleanly, in words. What was acknowledged is safe; the next start recovers.
+#[derive(Debug)]
+pub struct StopError(pub String);
+
+impl fmt::Display for BrokerError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(error) => error.fmt(formatter),
+            Self::Stop(error) => write!(formatter, "the broker did not stop cleanly: {}", error.0),
+        }
+    }
+}
+
+impl std::error::Error for BrokerError {}
+
+impl From<StartError> for BrokerError {
+    fn from(error: StartError) -> Self {
+        Self::Start(error)
+    }
+}
+
+impl From<StopError> for BrokerError {
+    fn from(error: StopError) -> Self {
+        Self::Stop(error)
+    }
+}
+
 /// Why a broker did not start.
 #[derive(Debug)]
 pub enum StartError {
@@ -47,11 +83,7 @@ impl fmt::Display for StartError {
     }
 }
 
-fn bind_failed(
-    formatter: &mut fmt::Formatter<'_>,
-    address: SocketAddr,
-    error: &heddle_io::Error,
-) -> fmt::Result {
+fn bind_failed(formatter: &mut fmt::Formatter<'_>, address: SocketAddr, error: &heddle_io::Error) -> fmt::Result {
     use std::io::ErrorKind;
     let advice = match error.kind() {
         ErrorKind::AddrInUse => "another process uses this port; stop it, or give --listen another port",

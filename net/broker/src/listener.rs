@@ -59,8 +59,7 @@ pub(crate) async fn bind(io: &Io, configs: &[ListenerConfig]) -> Result<Vec<(Lis
         let probe = io.listen(address, ListenOptions { reuse_port: false, backlog: BACKLOG });
         match probe.map(|probe| probe.local_addr()) {
             Ok(address) => {
-                let listening =
-                    Listening { name: config.name.clone(), address, advertised: config.advertised.clone() };
+                let listening = Listening { name: config.name.clone(), address, advertised: config.advertised.clone() };
                 bound.push((share(io, address)?, listening));
             }
             Err(error) if config.is_optional => tracing::info!("not listening on {address}: {error}"),

@@ -72,6 +72,8 @@ letters! {
     Release(ReleaseRequest) -> ();
     /// Open the engine and all logs of the asked core.
     Open(OpenRequest) -> Result<(), String>;
+    /// Listen and accept.
+    Listen(ListenRequest) -> Result<(), String>;
     /// Open the logs that an image adds, so that they take writes before anybody hears of them.
     Prepare(PrepareRequest) -> Result<(), String>;
     /// Answer from this image from now on, and drop the logs that it lacks.
@@ -307,7 +309,11 @@ pub(crate) struct ReleaseRequest(pub(crate) IpAddr);
 pub(crate) struct OpenRequest {
     pub(crate) data_dir: DataDir,
     pub(crate) image: Arc<MetadataImage>,
-    /// Where the first core listens, and this one is to listen, too.
+}
+
+/// [`Request::Listen`].
+pub(crate) struct ListenRequest {
+    /// Where the first core listens, and the asked one is to listen, too.
     pub(crate) listeners: Vec<Listening>,
 }
 

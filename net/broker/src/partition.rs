@@ -9,15 +9,15 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use heddle_engine::{AppendError, AppendOrigin, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit};
+use heddle_engine::{AppendError, AppendOrigin, Engine, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit};
 use heddle_io::{Lease, Monotonic};
 use heddle_protocol::ErrorCode;
 use heddle_record::{LeaderEpoch, LogStartOffset, Offset, Timestamp};
 
 use crate::core::Core;
 use crate::message::{
-    Accepted, Acks, AppendFault, AppendOutcome, DeleteBefore, EpochEnd, FoundOffset, Isolation, Poll,
-    ReadData, ReadEntry, ReadFault, ReadLimits, ReadOutcome, Sought,
+    Accepted, Acks, AppendFault, AppendOutcome, DeleteBefore, EpochEnd, FoundOffset, Isolation, Poll, ReadData,
+    ReadEntry, ReadFault, ReadLimits, ReadOutcome, Sought,
 };
 use crate::waiters::Armed;
 
@@ -98,8 +98,13 @@ impl Partition {
     }
 
     /// Waits until the high watermark has passed `last_offset`.
-    async fn committed(self: &Rc<Self>, core: &Core, last_offset: Offset, deadline: Monotonic) -> Result<(), AppendFault> {
-        let patience = deadline.saturating_since(core.io().now());
+    async fn committed(
+        self: &Rc<Self>,
+        core: &Core,
+        last_offset: Offset,
+        deadline: Monotonic,
+    ) -> Result<(), AppendFault> {
+        let patience = deadline.since(core.io().now());
         match core.io().timeout(patience, self.log.committable(last_offset)).await {
             Ok(Ok(())) => {
                 self.commit(core);
@@ -229,25 +234,27 @@ impl Partition {
     }
 
     /// Drops what lies before an offset; gives the new log start offset, which survives a power cut.
-    pub(crate) async fn delete_records(&self, core: &Core, before: DeleteBefore) -> Result<LogStartOffset, ErrorCode> {
-        let high_watermark = self.log.offsets().high_watermark.offset();
+    pub(crate) async fn delete_records(
+        &self,
+        core: &Core,
+        engine: &Engine,
+        before: DeleteBefore,
+    ) -> Result<LogStartOffset, ErrorCode> {
         let offset = match before {
-            DeleteBefore::HighWatermark => high_watermark,
+            DeleteBefore::HighWatermark => self.log.offsets().high_watermark.offset(),
+            DeleteBefore::Offset(offset) if offset < Offset::ZERO => return Err(ErrorCode::OffsetOutOfRange),
             DeleteBefore::Offset(offset) => offset,
         };
-        if offset < Offset::ZERO || offset > high_watermark {
-            return Err(ErrorCode::OffsetOutOfRange);
-        }
-        let result = self.log.delete_records_before(offset).await;
+        let result = engine.delete_records_before(&self.log, offset).await;
         // Whoever waits below the new start must hear of it.
         self.armed.wake_all(core);
-        match result {
-            Ok(log_start) => Ok(log_start),
-            Err(error) => {
+        result.map_err(|error| match error {
+            ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            ReadError::Failed(error) => {
                 tracing::error!(log = %self.log.name(), "records could not be deleted: {error}");
-                Err(ErrorCode::KafkaStorageError)
+                ErrorCode::KafkaStorageError
             }
-        }
+        })
     }
 
     /// Where a leader epoch ends in this log.

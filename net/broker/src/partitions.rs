@@ -34,9 +34,9 @@ impl Partitions {
         assert!(self.engine.set(engine).is_ok(), "a core opens its engine once");
     }
 
-    /// The core's engine, once it is open.
-    pub(crate) fn engine(&self) -> Option<&Engine> {
-        self.engine.get()
+    /// The core's engine, which opens before any partition.
+    fn open_engine(&self) -> &Engine {
+        self.engine.get().expect("the engine opens before any log")
     }
 
     fn find(&self, log: LogId) -> Result<Rc<Partition>, ErrorCode> {
@@ -100,7 +100,7 @@ impl Partitions {
         let mut outcomes = Vec::with_capacity(request.entries.len());
         for (log, before) in request.entries {
             outcomes.push(match self.find(log) {
-                Ok(partition) => partition.delete_records(core, before).await,
+                Ok(partition) => partition.delete_records(core, self.open_engine(), before).await,
                 Err(error) => Err(error),
             });
         }
@@ -123,7 +123,7 @@ impl Partitions {
     /// A log could not be opened for want of space, descriptors or permission, in words. A log that is damaged is no
     /// error: it stays closed, and its partition answers so.
     pub(crate) async fn open(&self, core: &Core, image: &MetadataImage) -> Result<(), String> {
-        let engine = self.engine().expect("the engine opens before any log").clone();
+        let engine = self.open_engine().clone();
         for topic in image.topics() {
             let settings = topic_settings::of(image, core.broker_id(), &core.config().settings, topic);
             for (index, state) in (0..).zip(&topic.partitions) {
@@ -161,7 +161,7 @@ impl Partitions {
                 let name = partition.log().name().clone();
                 partition.dismiss(core);
                 drop(partition);
-                let engine = self.engine().expect("the engine opens before any log");
+                let engine = self.open_engine();
                 if let Err(error) = engine.delete_log(&name).await {
                     tracing::error!(log = %name, "a deleted topic's log could not be removed: {error}");
                 }
@@ -177,7 +177,7 @@ impl Partitions {
         for partition in std::mem::take(&mut *self.open.borrow_mut()).into_values().flatten() {
             partition.dismiss(core);
         }
-        match self.engine() {
+        match self.engine.get() {
             Some(engine) => engine.close().await.map_err(|error| error.to_string()),
             None => Ok(()),
         }

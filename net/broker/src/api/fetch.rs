@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use heddle_engine::Piece;
+use heddle_engine::{FirstBatch, Piece};
 use heddle_io::{Lease, Monotonic};
 use heddle_protocol::messages::fetch::{
     EpochEndOffset, FetchPartition, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
@@ -200,7 +200,7 @@ impl Gathering<'_> {
         self.arms = true;
         self.read_all().await;
         while !self.is_enough() {
-            let left = self.deadline.saturating_since(self.call.core.io().now());
+            let left = self.deadline.since(self.call.core.io().now());
             if left.is_zero() || self.call.session.is_leaving() {
                 return;
             }

@@ -75,7 +75,7 @@ fn respond(
     outcomes: Vec<Option<Result<FoundOffset, ErrorCode>>>,
 ) -> Result<Answer, Refusal> {
     let mut outcomes = outcomes.into_iter().map(|outcome| outcome.expect("every log was asked and has answered"));
-    let mut response = |partition: ListOffsetsPartition, outcome: Result<FoundOffset, ErrorCode>| {
+    let response = |partition: ListOffsetsPartition, outcome: Result<FoundOffset, ErrorCode>| {
         let unknown = FoundOffset { offset: None, timestamp: Timestamp::NONE, leader_epoch: None };
         let (error, found) = match outcome {
             Ok(found) => (ErrorCode::None, found),

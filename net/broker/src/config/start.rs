@@ -94,8 +94,9 @@ impl StartSettings {
     /// # Errors
     /// As [`StartSettings::set`], with the line.
     pub fn read_properties(&mut self, file: &str, text: &str) -> Result<(), ConfigError> {
-        let properties = properties::parse(text)
-            .map_err(|BadEscape { line }| ConfigError::at(&format!("{file}:{line}"), "\\u needs four hexadecimal digits"))?;
+        let properties = properties::parse(text).map_err(|BadEscape { line }| {
+            ConfigError::at(&format!("{file}:{line}"), "\\u needs four hexadecimal digits")
+        })?;
         for property in properties {
             self.set(&property.name, &property.value, &format!("{file}:{}", property.line))?;
         }
@@ -105,7 +106,8 @@ impl StartSettings {
     /// Names that were set and do nothing yet, in order.
     pub fn without_effect(&self) -> impl Iterator<Item = &str> {
         let stored = |name: &str| broker_setting(name).is_none_or(|setting| setting.role == Role::Stored);
-        let changed = |name: &str, value: &str| broker_setting(name).is_none_or(|setting| setting.default != Some(value));
+        let changed =
+            |name: &str, value: &str| broker_setting(name).is_none_or(|setting| setting.default != Some(value));
         let set = self.values.iter().filter(move |(name, value)| stored(name) && changed(name, value));
         set.map(|(name, _)| name.as_str())
     }
@@ -268,7 +270,10 @@ mod tests {
 
     #[test]
     fn refusals_name_the_place_and_the_way_out() {
-        assert_eq!(config(&[("num.partition", "1")]).unwrap_err(), "--set: unknown setting num.partition; did you mean num.partitions?");
+        assert_eq!(
+            config(&[("num.partition", "1")]).unwrap_err(),
+            "--set: unknown setting num.partition; did you mean num.partitions?"
+        );
         assert_eq!(
             config(&[("num.partitions", "0")]).unwrap_err(),
             "--set: Invalid value 0 for configuration num.partitions: Value must be at least 1"

@@ -197,7 +197,9 @@ fn frame_end(bytes: &[u8]) -> Option<usize> {
 fn foreign(start: &[u8; LENGTH_BYTES]) -> Option<&'static str> {
     match start {
         [0x16, 0x03, ..] => Some("a TLS handshake"),
-        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"PRI " => Some("an HTTP request"),
+        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"PRI " => {
+            Some("an HTTP request")
+        }
         b"SSH-" => Some("an SSH client"),
         _ => None,
     }

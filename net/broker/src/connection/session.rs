@@ -134,7 +134,7 @@ impl Session {
 
     /// Cuts the connection if its peer is too slow, or has been silent for `idle_max`.
     pub(crate) fn sweep(&self, now: Monotonic, idle_max: Duration) {
-        let over = |since: Option<Monotonic>, limit| since.is_some_and(|since| now.saturating_since(since) > limit);
+        let over = |since: Option<Monotonic>, limit| since.is_some_and(|since| now.since(since) > limit);
         if over(self.write_started.get(), WRITE_STALL_MAX) {
             self.cut("the peer takes no bytes");
         } else if over(self.frame_started.get(), FRAME_TIME_MAX) {

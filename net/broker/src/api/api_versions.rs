@@ -1,0 +1,37 @@
+//! ApiVersions (key 18): what this broker serves, from the table itself.
+//!
+//! Owns the answer to clients that are newer than this broker. Advertises nothing that does not work.
+
+use heddle_io::Lease;
+use heddle_protocol::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
+use heddle_protocol::{ErrorCode, Writer, frame};
+
+use super::{Answer, Call, Part, Refusal, TABLE};
+
+/// Serves a question for versions.
+pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
+    let _request: ApiVersionsRequest<'_> = call.decode()?;
+    call.answer(&response(ErrorCode::None))
+}
+
+/// Answers a version of this API that is not known: in version 0, with everything a client needs to choose again
+/// (KIP-511). The rest of the request is not looked at.
+pub(crate) fn unsupported(call: &Call) -> Result<Answer, Refusal> {
+    let mut writer = Writer::new();
+    let response = response(ErrorCode::UnsupportedVersion);
+    frame::encode_response(&mut writer, call.key, 0, call.correlation_id, &response)?;
+    Ok(Answer::Parts(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
+}
+
+fn response(error: ErrorCode) -> ApiVersionsResponse<'static> {
+    let keys = TABLE.iter().map(|api| ApiVersion {
+        api_key: api.key.code(),
+        min_version: api.advertised_min,
+        max_version: *api.versions.end(),
+    });
+    ApiVersionsResponse {
+        error_code: error.code(),
+        api_keys: keys.collect::<Vec<_>>().into(),
+        ..ApiVersionsResponse::default()
+    }
+}
