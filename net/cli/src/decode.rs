@@ -134,7 +134,7 @@ fn decode_line(line: &[u8], frame: bool) -> Result<Shown, Problem> {
     let version = match line.version {
         Some(version) => version,
         // A key has one version and a value carries its own.
-        None if matches!(line.message.as_str(), "key" | "value" | "embedded") => spec.versions.min,
+        None if matches!(line.message.as_str(), "key" | "value" | "embedded" | "record") => spec.versions.min,
         None => return Err(Problem::in_line("`version` is missing")),
     };
     Ok(json::show(spec, version, &line.bytes)?)

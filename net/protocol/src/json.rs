@@ -36,7 +36,7 @@ pub struct Shown {
 /// Decodes a message of `version` with its typed codec, encodes it again, and writes its fields as JSON.
 ///
 /// The bytes of a key start with its int16 record type; those of a value and of the consumer protocol with an int16
-/// version, which counts instead of `version`.
+/// version, which counts instead of `version`; those of a metadata record with both.
 ///
 /// # Errors
 /// [`ReencodeError`] when the bytes are no such message.
@@ -52,21 +52,25 @@ pub fn show(spec: &MessageSpec, version: i16, bytes: &[u8]) -> Result<Shown, Ree
     Ok(Shown { version, json, bytes: again, trailing: body.len() - read })
 }
 
-/// Takes the int16 that goes before some kinds of message; returns the version to decode and the prefix itself.
+/// Takes what goes before some kinds of message; returns the version to decode and the prefix itself.
 fn read_prefix<'a>(spec: &MessageSpec, version: i16, reader: &mut Reader<'a>) -> Result<(i16, &'a [u8]), DecodeError> {
-    let what = match spec.kind {
-        MessageKind::Key => "record type",
-        MessageKind::Value | MessageKind::Embedded => "version",
-        _ => return Ok((version, &[])),
+    let (has_type, has_version) = match spec.kind {
+        MessageKind::Key => (true, false),
+        MessageKind::Value | MessageKind::Embedded => (false, true),
+        MessageKind::Metadata => (true, true),
+        _ => (false, false),
     };
-    let start = reader.clone();
-    let bytes = reader.slice(2, what)?;
-    let prefix = i16::from_be_bytes(start.clone().array(what)?);
-    match spec.kind {
-        MessageKind::Key if prefix != spec.key => Err(start.error(what, DecodeErrorKind::RecordType(prefix))),
-        MessageKind::Key => Ok((version, bytes)),
-        _ => Ok((prefix, bytes)),
+    let whole = reader.remaining();
+    if has_type {
+        let start = reader.clone();
+        let found = i16::from_be_bytes(reader.array("record type")?);
+        if found != spec.key {
+            return Err(start.error("record type", DecodeErrorKind::RecordType(found)));
+        }
     }
+    let version = if has_version { i16::from_be_bytes(reader.array("version")?) } else { version };
+    let (prefix, _) = whole.split_at(whole.len() - reader.remaining().len());
+    Ok((version, prefix))
 }
 
 /// Appends the fields of the message at `reader` as one JSON object.

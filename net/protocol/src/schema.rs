@@ -26,7 +26,7 @@ pub enum MessageKind {
     Value,
     /// The consumer protocol inside JoinGroup and SyncGroup; its int16 version goes before it.
     Embedded,
-    /// A record of the cluster's metadata log.
+    /// A record of the cluster's metadata log; its int16 record type and its int16 version go before it.
     Metadata,
     /// Anything else that is stored or sent without more ado.
     Data,
