@@ -4,7 +4,9 @@
 use std::thread::JoinHandle;
 
 pub mod failing_fs;
+pub mod kafka;
 pub mod process;
+pub mod proxy;
 pub mod repository;
 
 /// A thread of a test: it reads pipes and plays clients, beside the broker's process.

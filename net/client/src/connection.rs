@@ -179,7 +179,6 @@ impl Connection {
             let request = ApiVersionsRequest {
                 client_software_name: if version >= 3 { "heddle" } else { "" },
                 client_software_version: if version >= 3 { env!("CARGO_PKG_VERSION") } else { "" },
-                ..ApiVersionsRequest::default()
             };
             let frame = self.enqueue(&request, version, Vec::new(), Duration::ZERO).await?.wait().await?;
             match self.read_versions(&frame, version)? {

@@ -7,6 +7,7 @@
 mod courier;
 mod delivery;
 mod lane;
+mod split;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -159,7 +160,7 @@ impl Producer {
         lanes.iter().for_each(|lane| lane.changed.notify_all());
         let mut result = Ok(());
         for outcome in outcomes {
-            result = result.and(outcome.wait().await.map(|_| ()));
+            result = result.and(outcome.wait().await);
         }
         result
     }
@@ -296,6 +297,7 @@ impl Inner {
         let connection = self.client.any_connection().await?;
         let version = connection.pick(ApiKey::InitProducerId, i16::MAX)?;
         let request = InitProducerIdRequest {
+            transactional_id: None,
             transaction_timeout_ms: i32::MAX,
             producer_id: ProducerId::NONE.get(),
             producer_epoch: ProducerEpoch::NONE.get(),

@@ -30,15 +30,25 @@ pub(crate) struct Written {
     pub(crate) log_append_time: Option<Timestamp>,
 }
 
-/// The fate of one batch: unknown, then written or failed, once.
+/// The fate of one batch: unknown, then written, failed or split in two, once.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     state: RefCell<State>,
 }
 
+#[derive(Debug, Clone)]
+enum Fate {
+    Settled(Result<Written>),
+    /// The first `at` records have the first fate, the others the second.
+    Split {
+        at: u32,
+        halves: [Rc<Outcome>; 2],
+    },
+}
+
 #[derive(Debug, Default)]
 struct State {
-    result: Option<Result<Written>>,
+    fate: Option<Fate>,
     /// One place for each future that waits; it keeps its place.
     wakers: Vec<Waker>,
 }
@@ -49,19 +59,33 @@ impl Outcome {
     /// # Panics
     /// The fate is settled already.
     pub(crate) fn settle(&self, result: Result<Written>) {
+        self.decide(Fate::Settled(result));
+    }
+
+    /// The batch goes on as two: gives the fates of its first `at` records and of the others.
+    ///
+    /// # Panics
+    /// The fate is settled already.
+    pub(crate) fn split(&self, at: u32) -> [Rc<Outcome>; 2] {
+        let halves: [Rc<Outcome>; 2] = Default::default();
+        self.decide(Fate::Split { at, halves: halves.clone() });
+        halves
+    }
+
+    fn decide(&self, fate: Fate) {
         let wakers = {
             let mut state = self.state.borrow_mut();
-            assert!(state.result.is_none(), "a batch is settled once");
-            state.result = Some(result);
+            assert!(state.fate.is_none(), "a batch is settled once");
+            state.fate = Some(fate);
             std::mem::take(&mut state.wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn poll(&self, place: &mut Option<usize>, context: &Context<'_>) -> Poll<Result<Written>> {
+    fn poll(&self, place: &mut Option<usize>, context: &Context<'_>) -> Poll<Fate> {
         let mut state = self.state.borrow_mut();
-        if let Some(result) = &state.result {
-            return Poll::Ready(result.clone());
+        if let Some(fate) = &state.fate {
+            return Poll::Ready(fate.clone());
         }
         match place.and_then(|place| state.wakers.get_mut(place)) {
             Some(waker) => waker.clone_from(context.waker()),
@@ -76,13 +100,27 @@ impl Outcome {
     /// The fate, once it is settled.
     #[cfg(test)]
     pub(crate) fn result(&self) -> Option<Result<Written>> {
-        self.state.borrow().result.clone()
+        match self.state.borrow().fate.clone()? {
+            Fate::Settled(result) => Some(result),
+            Fate::Split { .. } => None,
+        }
     }
 
-    /// Waits until the fate is settled.
-    pub(crate) async fn wait(&self) -> Result<Written> {
-        let mut place = None;
-        std::future::poll_fn(|context| self.poll(&mut place, context)).await
+    /// Waits until the fate of every record is settled.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub(crate) async fn wait(self: Rc<Self>) -> Result<()> {
+        let mut result = Ok(());
+        let mut open = vec![self];
+        while let Some(outcome) = open.pop() {
+            let mut place = None;
+            match std::future::poll_fn(|context| outcome.poll(&mut place, context)).await {
+                Fate::Settled(settled) => result = result.and(settled.map(|_| ())),
+                Fate::Split { halves, .. } => open.extend(halves),
+            }
+        }
+        result
     }
 }
 
@@ -114,11 +152,26 @@ impl Future for Delivery {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let written = std::task::ready!(this.outcome.poll(&mut this.waker_place, context));
-        Poll::Ready(written.map(|written| RecordMetadata {
-            partition: this.partition,
-            offset: written.base_offset.map(|base| Offset::new(base.get() + i64::from(this.index))),
-            timestamp: written.log_append_time.unwrap_or(this.timestamp),
-        }))
+        loop {
+            match std::task::ready!(this.outcome.poll(&mut this.waker_place, context)) {
+                Fate::Split { at, halves: [first, second] } => {
+                    let in_second = this.index >= at;
+                    this.index -= if in_second { at } else { 0 };
+                    this.outcome = if in_second { second } else { first };
+                    this.waker_place = None;
+                }
+                Fate::Settled(written) => return Poll::Ready(written.map(|written| this.metadata(written))),
+            }
+        }
+    }
+}
+
+impl Delivery {
+    fn metadata(&self, written: Written) -> RecordMetadata {
+        RecordMetadata {
+            partition: self.partition,
+            offset: written.base_offset.map(|base| Offset::new(base.get() + i64::from(self.index))),
+            timestamp: written.log_append_time.unwrap_or(self.timestamp),
+        }
     }
 }

@@ -17,6 +17,9 @@
 //! broker knows it. When a batch fails for good, those behind it would leave a gap; once nothing is in flight, the lane
 //! starts a new producer epoch at sequence 0 (KIP-360). A batch that may have been written under the old epoch cannot be
 //! recognised under the new one: it fails with [`Error::OutcomeUnknown`] rather than be written twice.
+//!
+//! **Size.** A batch of several records that is too large for the broker is cut in two (`producer/split.rs`), under the
+//! same sequences; only a record that is too large by itself fails.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -32,6 +35,7 @@ use heddle_record::{
 
 use crate::error::Error;
 use crate::producer::delivery::{Outcome, Written};
+use crate::producer::split;
 
 /// What a lane must know of its producer's settings.
 #[derive(Debug, Clone)]
@@ -130,7 +134,8 @@ struct Batch {
     /// It was sent and no answer said that it was not written.
     maybe_written: bool,
     outcome: Rc<Outcome>,
-    _memory: Memory,
+    /// Shared by the halves of a batch that was split.
+    memory: Rc<Memory>,
 }
 
 enum Body {
@@ -203,11 +208,7 @@ impl Lane {
         if self.open.as_ref().is_some_and(|it| it.builder.size_uncompressed() + size > self.config.batch_bytes_max) {
             self.seal();
         }
-        let options = BatchOptions {
-            compression: self.config.compression,
-            compression_level: self.config.compression_level,
-            ..BatchOptions::default()
-        };
+        let options = self.options();
         let open = self.open.get_or_insert_with(|| OpenBatch {
             builder: BatchBuilder::new(options),
             created: now,
@@ -226,6 +227,14 @@ impl Lane {
             self.seal();
         }
         Ok((outcome, place))
+    }
+
+    fn options(&self) -> BatchOptions {
+        BatchOptions {
+            compression: self.config.compression,
+            compression_level: self.config.compression_level,
+            ..BatchOptions::default()
+        }
     }
 
     /// Sends what is open without lingering, and gives the fates of everything that is not settled yet.
@@ -335,7 +344,7 @@ impl Lane {
             in_flight: false,
             maybe_written: false,
             outcome: open.outcome,
-            _memory: open.memory,
+            memory: Rc::new(open.memory),
         });
         self.next_number += 1;
     }
@@ -440,6 +449,10 @@ impl Lane {
             Verdict::WrittenBefore => self.written(position, Written { base_offset: None, log_append_time: None }),
             Verdict::Fail => self.fail(position, error),
             Verdict::Retry => self.retry(now, wait),
+            Verdict::Split => {
+                self.retry(now, Duration::ZERO);
+                self.split(position);
+            }
             Verdict::RetryAsNewProducer => {
                 self.identity = None;
                 self.gap = true;
@@ -454,8 +467,11 @@ impl Lane {
     }
 
     fn judge(&self, position: usize, error: &Error) -> Verdict {
-        let code = error.code().filter(|_| self.config.idempotence);
-        match code {
+        let too_large = matches!(error.code(), Some(ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge));
+        if too_large && self.queue.get(position).is_some_and(|batch| batch.record_count > 1) {
+            return Verdict::Split;
+        }
+        match error.code().filter(|_| self.config.idempotence) {
             Some(ErrorCode::DuplicateSequenceNumber) => Verdict::WrittenBefore,
             // Those before it did not get through either and go first; or it is about to be numbered anew.
             Some(ErrorCode::OutOfOrderSequenceNumber) if position > 0 || self.gap => Verdict::Retry,
@@ -464,6 +480,35 @@ impl Lane {
             ) => Verdict::RetryAsNewProducer,
             _ if error.retriable() => Verdict::Retry,
             _ => Verdict::Fail,
+        }
+    }
+
+    /// Puts two halves in the place of a batch that is too large.
+    fn split(&mut self, position: usize) {
+        let options = self.options();
+        let batch = self.remove(position);
+        let Body::Built { bytes, base_sequence } = batch.body else { unreachable!("only what was sent is answered") };
+        let halves = split::halves(&bytes, options);
+        let outcomes = batch.outcome.split(halves[0].record_count);
+        let mut sequence = base_sequence;
+        for (place, (half, outcome)) in halves.into_iter().zip(outcomes).enumerate() {
+            let mut bytes = half.bytes;
+            if let Some(identity) = self.identity {
+                stamp(&mut bytes, identity, sequence);
+            }
+            let part = Batch {
+                number: self.next_number,
+                body: Body::Built { bytes: Lease::from_vec(bytes), base_sequence: sequence },
+                record_count: half.record_count,
+                created: batch.created,
+                in_flight: false,
+                maybe_written: false,
+                outcome,
+                memory: Rc::clone(&batch.memory),
+            };
+            sequence = sequence.next(half.record_count);
+            self.next_number += 1;
+            self.queue.insert(position + place, part);
         }
     }
 
@@ -492,8 +537,15 @@ impl Lane {
     fn check_invariants(&self) {
         assert_eq!(self.in_flight, self.queue.iter().filter(|batch| batch.in_flight).count());
         assert!(self.in_flight <= self.config.window_max);
-        let mut numbers = self.queue.iter().map(|batch| batch.number);
-        assert!(numbers.clone().zip(numbers.by_ref().skip(1)).all(|(a, b)| a < b), "the queue is in order");
+        let sequences = self.queue.iter().filter_map(|batch| match batch.body {
+            Body::Built { base_sequence, .. } => Some((base_sequence, base_sequence.next(batch.record_count))),
+            Body::Building(_) => None,
+        });
+        let mut expected = None;
+        for (first, next) in sequences.filter(|_| !self.gap) {
+            assert!(expected.is_none_or(|expected| expected == first), "the queue is in the order of its sequences");
+            expected = Some(next);
+        }
         let built = self.queue.iter().map(|it| matches!(it.body, Body::Built { .. }));
         assert!(built.is_sorted_by(|a, b| a >= b), "what was numbered stands before what was not");
     }
@@ -505,6 +557,8 @@ enum Verdict {
     /// An earlier attempt got through.
     WrittenBefore,
     Retry,
+    /// It is cut in two, and both halves go out.
+    Split,
     RetryAsNewProducer,
     Fail,
 }

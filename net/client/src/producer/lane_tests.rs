@@ -227,6 +227,39 @@ fn a_refused_batch_leaves_no_gap_when_nothing_was_numbered_behind_it() {
 }
 
 #[test]
+fn a_batch_that_is_too_large_goes_out_in_halves() {
+    for compression in [Compression::None, Compression::Lz4] {
+        let mut scene = Scene::new(|config| config.compression = compression);
+        let deliveries: Vec<_> = ["a", "b", "c", "d", "e"].map(|value| scene.append(value)).into();
+        let (last, _) = scene.append("f");
+        scene.lane.seal();
+        scene.identify(1, 0);
+        let (number, stamp) = scene.sent();
+        assert_eq!(stamp, (1, 0, 0, 6));
+        assert!(Rc::ptr_eq(&deliveries[0].0, &last));
+        scene.refused(number, ErrorCode::MessageTooLarge);
+        let (first, stamp) = scene.sent();
+        assert_eq!(stamp, (1, 0, 0, 3));
+        scene.refused(first, ErrorCode::MessageTooLarge);
+        for expected in [(0, 2), (2, 1), (3, 3)] {
+            let (number, (_, epoch, sequence, records)) = scene.sent();
+            assert_eq!((epoch, sequence, records), (0, expected.0, expected.1));
+            scene.written(number, i64::from(sequence));
+        }
+        assert_eq!(scene.memory.available(), MEMORY, "the halves gave back what the whole had taken");
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let partition = heddle_record::PartitionIndex::new(0);
+        for (place, (outcome, index)) in (0..).zip(deliveries) {
+            let mut delivery = crate::Delivery::new(outcome, partition, index, Timestamp::NONE);
+            let std::task::Poll::Ready(Ok(metadata)) = std::pin::Pin::new(&mut delivery).poll(&mut context) else {
+                panic!("record {place} is not settled");
+            };
+            assert_eq!(metadata.offset, Some(heddle_record::Offset::new(place)));
+        }
+    }
+}
+
+#[test]
 fn a_gap_starts_a_new_epoch_at_sequence_zero() {
     let mut scene = Scene::warm();
     let refused = scene.batch("too large");
