@@ -77,6 +77,23 @@ pub(crate) enum Op {
     Run { function: Box<dyn FnOnce() + Send> },
 }
 
+impl Op {
+    /// Whether the operation is ended early when nobody waits for it. What changes a file or a directory runs to its
+    /// end once it was asked for, unless its core ends before it has begun.
+    pub(crate) fn may_be_cancelled(&self) -> bool {
+        match self {
+            Op::Read { .. } | Op::FileMetadata { .. } | Op::ReadDir { .. } | Op::Metadata { .. } | Op::Run { .. } => {
+                true
+            }
+            Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => true,
+            Op::Readable { .. } => true,
+            Op::Open { .. } | Op::Write { .. } | Op::Sync { .. } | Op::SetLength { .. } | Op::Allocate { .. } => false,
+            Op::Lock { .. } | Op::CreateDirAll { .. } | Op::Rename { .. } | Op::RemoveFile { .. } => false,
+            Op::RemoveDirAll { .. } | Op::SyncDir { .. } => false,
+        }
+    }
+}
+
 /// How much a sync makes durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SyncKind {

@@ -155,13 +155,6 @@ pub(crate) fn signal_event(descriptor: RawFd) {
     unsafe { libc::write(descriptor, (&raw const one).cast(), 8) };
 }
 
-/// Makes an event descriptor unreadable.
-pub(crate) fn drain_event(descriptor: RawFd) {
-    let mut count = 0_u64;
-    // SAFETY: `count` is a valid place for 8 bytes during the call. The only failure is that there is nothing to drain.
-    unsafe { libc::read(descriptor, (&raw mut count).cast(), 8) };
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // epoll.
 

@@ -84,10 +84,11 @@ impl Pool {
         }
     }
 
-    /// Takes a job back that has not begun, and drops it. False if it has begun or was never here.
+    /// Takes a job back that has not begun and changes nothing, and drops it. False if there is no such job.
     pub(crate) fn cancel(&self, key: OpKey) -> bool {
         let mut state = self.shared.lock();
-        let Some(index) = state.queue.iter().position(|(other, _)| *other == key) else { return false };
+        let cancellable = |(other, op): &(OpKey, Op)| *other == key && op.may_be_cancelled();
+        let Some(index) = state.queue.iter().position(cancellable) else { return false };
         let removed = state.queue.remove(index);
         drop(state);
         removed.is_some()

@@ -216,7 +216,8 @@ impl Io {
     ///
     /// # Errors
     ///
-    /// The connection is over; the file ends before ([`std::io::ErrorKind::UnexpectedEof`]); the disk's.
+    /// The connection is over; the file ends before ([`std::io::ErrorKind::UnexpectedEof`]); the disk's. How much was
+    /// sent then is unknown.
     pub async fn send_file(&self, socket: &Socket, file: &File, position: u64, len: usize) -> Result<()> {
         let op = Op::SendFile { socket: socket.clone(), file: file.clone(), position, len };
         let outcome = self.perform(op).await;

@@ -198,3 +198,148 @@ impl RemoteWaker {
         self.waker.wake_by_ref();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[derive(Default)]
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Kick for Counted {
+        fn kick(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn counted_list() -> (Arc<WakeList>, Arc<AtomicUsize>) {
+        let kicks = Arc::new(AtomicUsize::new(0));
+        (WakeList::new(Box::new(Counted(Arc::clone(&kicks)))), kicks)
+    }
+
+    fn taken(list: &WakeList) -> Vec<u64> {
+        let mut keys = Vec::new();
+        list.take_all(|header| keys.push(header.key));
+        keys
+    }
+
+    #[test]
+    fn tasks_run_in_the_order_in_which_they_were_woken_each_once() {
+        let (list, _) = counted_list();
+        let headers: Vec<_> = (0..3).map(|key| TaskHeader::new(key, &list)).collect();
+        for key in [2, 0, 1, 0, 2] {
+            headers[key].schedule();
+        }
+        assert_eq!(taken(&list), [2, 0, 1]);
+        headers[1].schedule();
+        assert_eq!(taken(&list), [1]);
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn only_a_core_that_sleeps_is_kicked_and_only_once() {
+        let (list, kicks) = counted_list();
+        let (first, second) = (TaskHeader::new(1, &list), TaskHeader::new(2, &list));
+        first.schedule();
+        assert!(!list.try_sleep(), "a task is ready");
+        assert_eq!(taken(&list), [1]);
+        assert!(list.try_sleep());
+        first.schedule();
+        second.schedule();
+        assert_eq!(kicks.load(Ordering::SeqCst), 1);
+        list.awake();
+        assert_eq!(taken(&list), [1, 2]);
+    }
+
+    #[test]
+    fn a_closed_list_keeps_nothing() {
+        let (list, _) = counted_list();
+        let header = TaskHeader::new(1, &list);
+        header.schedule();
+        list.close();
+        assert_eq!(Arc::strong_count(&header), 1);
+        let late = TaskHeader::new(2, &list);
+        late.schedule();
+        assert_eq!(Arc::strong_count(&late), 1);
+        assert!(list.is_empty());
+        list.close();
+    }
+}
+
+/// The handshake under the model checker: `RUSTFLAGS="--cfg loom" cargo test -p heddle-io --release --lib loom_`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::thread;
+
+    struct Unpark(thread::Thread);
+
+    impl Kick for Unpark {
+        fn kick(&self) {
+            self.0.unpark();
+        }
+    }
+
+    /// Sleeps as a core does, until `seen` tasks were taken.
+    fn run_until(list: &WakeList, seen: usize) {
+        let mut taken = 0;
+        while taken < seen {
+            list.take_all(|_| taken += 1);
+            if taken < seen && list.try_sleep() {
+                thread::park();
+                list.awake();
+            }
+        }
+    }
+
+    /// A lost wake-up is a core that sleeps for ever: loom reports a deadlock.
+    #[test]
+    fn loom_two_threads_wake_two_tasks_of_a_core_that_falls_asleep() {
+        loom::model(|| {
+            let list = WakeList::new(Box::new(Unpark(thread::current())));
+            let threads = [1, 2].map(|key| {
+                let header = TaskHeader::new(key, &list);
+                thread::spawn(move || header.schedule())
+            });
+            run_until(&list, 2);
+            threads.into_iter().for_each(|thread| thread.join().expect("the waker ends"));
+            list.close();
+        });
+    }
+
+    /// Two threads announce something to one task: whatever the order, the task sees both.
+    #[test]
+    fn loom_a_task_that_is_queued_already_still_sees_what_the_second_waker_wrote() {
+        loom::model(|| {
+            let list = WakeList::new(Box::new(Unpark(thread::current())));
+            let header = TaskHeader::new(1, &list);
+            let written = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+            let threads = [0, 1].map(|index| {
+                let (header, written) = (Arc::clone(&header), Arc::clone(&written));
+                thread::spawn(move || {
+                    written[index].store(true, Ordering::Relaxed);
+                    header.schedule();
+                })
+            });
+            while !written.iter().all(|flag| flag.load(Ordering::Relaxed)) {
+                run_until(&list, 1);
+            }
+            threads.into_iter().for_each(|thread| thread.join().expect("the waker ends"));
+            list.close();
+        });
+    }
+
+    #[test]
+    fn loom_a_list_that_closes_lets_go_of_every_task() {
+        loom::model(|| {
+            let list = WakeList::new(Box::new(Unpark(thread::current())));
+            let header = TaskHeader::new(1, &list);
+            let late = Arc::clone(&header);
+            let thread = thread::spawn(move || late.schedule());
+            list.close();
+            thread.join().expect("the waker ends");
+            assert_eq!(Arc::strong_count(&header), 1);
+        });
+    }
+}
