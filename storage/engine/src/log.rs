@@ -335,8 +335,8 @@ impl LogInner {
         }
     }
 
-    /// Whether it was online.
-    fn go_offline(&self, cause: &Error) -> bool {
+    /// The same without a line in the log. Whether it was online.
+    pub(crate) fn go_offline(&self, cause: &Error) -> bool {
         let mut state = self.state.borrow_mut();
         let queued: usize = state.queue.iter().map(crate::state::QueuedBatch::len).sum();
         state.pending_bytes -= queued;

@@ -190,7 +190,7 @@ impl LogInner {
         {
             return Ok(whole);
         }
-        let limit = start.position + bytes_max as u64;
+        let limit = start.position.saturating_add(bytes_max as u64);
         let stop = self.scan_to_stop(start, segment_end, end, limit, at_least_one).await;
         let stop = self.report_damage(stop)?;
         self.state.borrow_mut().remember(stop);

@@ -176,13 +176,17 @@ impl Recovery<'_> {
         self.check_length(base_offset, saved.size)?;
         let offsets = self.read_offset_index(base_offset, saved).await?;
         let times = self.read_time_index(base_offset, whole, saved).await?;
+        let fits = match (&offsets, &times) {
+            (Some(offsets), Some(_)) => self.names_a_batch(base_offset, offsets.last(), saved.size).await?,
+            _ => false,
+        };
         let last_entry = match (offsets, times) {
-            (Some(offsets), Some(times)) => {
+            (Some(offsets), Some(times)) if fits => {
                 segment.index = IndexBuilder::resume(&offsets, &times, snapshot::max_time(saved), saved.size);
                 offsets.last().map_or(0, |entry| u64::from(entry.position))
             }
             _ => {
-                tracing::info!(log = %self.name, segment = base_offset.get(), "the index is torn; writing it again");
+                tracing::info!(log = %self.name, segment = base_offset.get(), "the index does not fit; writing it again");
                 let (index, last_batch) = self.index_from_batches(base_offset, saved.size).await?;
                 segment.index = index;
                 last_batch
@@ -199,6 +203,17 @@ impl Recovery<'_> {
                 Err(self.damaged(base_offset, *len, base_offset, format!("the file ends, {size} bytes were flushed")))
             }
             None => Err(self.damaged(base_offset, 0, base_offset, "the file is missing".to_owned())),
+        }
+    }
+
+    /// Whether the batch is there that the last index entry names.
+    async fn names_a_batch(&self, segment: Offset, entry: Option<&OffsetEntry>, size: u64) -> Result<bool, Error> {
+        let Some(entry) = entry else { return Ok(true) };
+        let mut scan = HeaderScan::new(self.open(segment).await?, u64::from(entry.position), size);
+        match scan.next(&self.core.io).await {
+            Ok(batch) => Ok(batch.is_some_and(|batch| batch.header.last_offset() == entry.last_offset)),
+            Err(Error::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

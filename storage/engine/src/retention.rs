@@ -202,6 +202,7 @@ impl LogInner {
             state.unsaved = true;
         }
         self.write_indexes(Indexes::All).await?;
+        self.go_offline(&Error::Offline("the log was closed".into()));
         Ok(())
     }
 
