@@ -173,6 +173,18 @@ mod tests {
     }
 
     #[test]
+    fn a_producer_stamps_a_built_batch() {
+        let mut bytes = batch(3);
+        for (epoch, sequence) in [(0, 40), (1, 0)] {
+            let (epoch, sequence) = (ProducerEpoch(epoch), Sequence(sequence));
+            patch_in_place(&mut bytes, |header| header.set_producer(ProducerId(9), epoch, sequence));
+            let batch = validate(&bytes, Origin::Producer).unwrap();
+            assert_eq!((batch.producer_id(), batch.producer_epoch()), (ProducerId(9), epoch));
+            assert_eq!((batch.base_sequence(), batch.last_sequence()), (sequence, sequence.next(2)));
+        }
+    }
+
+    #[test]
     fn an_empty_batch_can_be_patched() {
         let bytes = batch(1);
         let header = *RecordBatch::peek(&bytes).unwrap().header();
