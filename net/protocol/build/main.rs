@@ -1,11 +1,12 @@
 //! Turns `schema/*.txt` into the structures and tables of the crate.
 //!
-//! `schema.rs` reads the notation, `rust.rs` writes the typed messages, `table.rs` the schema as data. The result is one
+//! `schema.rs` reads the notation, `rust.rs` and `skip.rs` write the typed messages, `table.rs` the schema as data. The result is one
 //! file, `generated.rs` in the build's output directory: modules `messages`, `records` and `metadata`, one module in them
 //! for each schema file.
 
 mod rust;
 mod schema;
+mod skip;
 mod table;
 
 use schema::Schema;

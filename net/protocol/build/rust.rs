@@ -1,4 +1,5 @@
-//! Writes the typed messages: one structure for each of the schema, with `Field::read` and `Field::write`.
+//! Writes the typed messages: one structure for each of the schema, with `Field::read` and `Field::write`;
+//! `Field::skip` is in `skip.rs`.
 
 use crate::line;
 use crate::schema::{Field, FieldKind, Kind, Message, Schema, Struct, Versions};
@@ -38,10 +39,10 @@ fn api_name(request: &Message) -> &str {
 }
 
 /// A structure and where it stands.
-struct View<'s> {
-    schema: &'s Schema,
-    message: &'s Message,
-    structure: &'s Struct,
+pub(crate) struct View<'s> {
+    pub(crate) schema: &'s Schema,
+    pub(crate) message: &'s Message,
+    pub(crate) structure: &'s Struct,
 }
 
 impl View<'_> {
@@ -119,8 +120,10 @@ impl View<'_> {
             &format!("fn read({r}: &mut Reader<'a>, {c}: Context, _: &'static str) -> Result<Self, DecodeError> {{"),
         );
         out.push_str(&read);
+        line(out, "}");
+        self.skip(out);
         let (w, c) = (argument("w", &write), argument("c", &write));
-        line(out, "}\n#[inline]");
+        line(out, "#[inline]");
         line(
             out,
             &format!("fn write(&self, {w}: &mut Writer, {c}: Context, _: &'static str) -> Result<(), EncodeError> {{"),
@@ -268,19 +271,19 @@ impl View<'_> {
     }
 
     /// The tagged fields in the order of their tags.
-    fn tagged(&self) -> Vec<&Field> {
+    pub(crate) fn tagged(&self) -> Vec<&Field> {
         let mut fields: Vec<_> = self.structure.fields.iter().filter(|field| field.tag.is_some()).collect();
         fields.sort_by_key(|field| field.tag);
         fields
     }
 
     /// The versions of the message that have the field.
-    fn present(&self, field: &Field) -> Versions {
+    pub(crate) fn present(&self, field: &Field) -> Versions {
         field.versions.intersect(self.message.versions)
     }
 
     /// The test that `c.version` lies in `range`, when it is known to lie in `known`; `None` if it always does.
-    fn condition(&self, range: Versions, known: Versions) -> Option<String> {
+    pub(crate) fn condition(&self, range: Versions, known: Versions) -> Option<String> {
         let (min, max) = (range.min > known.min, range.max < known.max);
         match (min, max) {
             (false, false) => None,
@@ -310,12 +313,12 @@ impl View<'_> {
         type_name(self.schema, &self.structure.name, "_")
     }
 
-    fn field_type(&self, field: &Field) -> String {
+    pub(crate) fn field_type(&self, field: &Field) -> String {
         let kind = self.kind_type(&field.kind);
         if field.nullable.is_some() { format!("Option<{kind}>") } else { kind }
     }
 
-    fn kind_type(&self, kind: &FieldKind) -> String {
+    pub(crate) fn kind_type(&self, kind: &FieldKind) -> String {
         match kind {
             FieldKind::Bool => "bool".into(),
             FieldKind::Int8 => "i8".into(),
@@ -366,7 +369,7 @@ impl View<'_> {
 }
 
 /// The name of an argument, with an underscore if `body` does not use it.
-fn argument(name: &str, body: &str) -> String {
+pub(crate) fn argument(name: &str, body: &str) -> String {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if body.split(|c| !is_name(c)).any(|word| word == name) { name.to_owned() } else { format!("_{name}") }
 }
@@ -381,7 +384,7 @@ fn opposite(condition: &str) -> String {
     format!("!{condition}")
 }
 
-fn context(field: &Field) -> &'static str {
+pub(crate) fn context(field: &Field) -> &'static str {
     if field.noncompact { "c.rigid()" } else { "c" }
 }
 

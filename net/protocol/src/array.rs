@@ -4,8 +4,8 @@
 //! where they end, and iterating decodes them again, one by one. Nothing is allocated, and no iteration can fail.
 //! An array that is to be written holds its elements in a `Vec`.
 //!
-//! Iterating decodes each element, and an element that holds arrays walks them to find its own end. A value at depth
-//! *d* is hence read *d* + 1 times at most: linear in the frame, since the depth of a schema is fixed.
+//! Iterating decodes each element, and an element that holds arrays passes over them to find its own end. A value at
+//! depth *d* is hence passed *d* times at most and read once: linear in the frame, since the depth of a schema is fixed.
 
 use crate::error::{DecodeError, DecodeErrorKind, EncodeError};
 use crate::field::{Context, Field, Nullable};
@@ -216,6 +216,12 @@ impl<'a, T: Field<'a>> Field<'a> for Array<'a, T> {
         Self::read_nullable(reader, context, what)?.ok_or(DecodeError { what, at, kind: DecodeErrorKind::Null })
     }
 
+    #[inline]
+    fn skip(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        let count = reader.count(context.flexible, T::SIZE_MIN, "").ok()??;
+        skip_elements::<T>(reader, count, context)
+    }
+
     fn write(&self, writer: &mut Writer, context: Context, what: &'static str) -> Result<(), EncodeError> {
         writer.length(Some(self.len()), context.flexible, what)?;
         match self {
@@ -239,10 +245,9 @@ impl<'a, T: Field<'a>> Nullable<'a> for Array<'a, T> {
     ) -> Result<Option<Self>, DecodeError> {
         let Some(count) = reader.count(context.flexible, T::SIZE_MIN, what)? else { return Ok(None) };
         let mut elements = reader.clone();
-        if T::FIXED {
-            // The count was held against the size of the elements: they are all there.
-            elements.slice(count as usize * T::SIZE_MIN, what)?;
-        } else {
+        if skip_elements::<T>(&mut elements, count, context).is_none() {
+            // Read again what was skipped: reading says what is wrong and where.
+            elements = reader.clone();
             for _ in 0..count {
                 T::read(&mut elements, context, what)?;
             }
@@ -252,9 +257,29 @@ impl<'a, T: Field<'a>> Nullable<'a> for Array<'a, T> {
     }
 
     #[inline]
+    fn skip_nullable(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        match reader.count(context.flexible, T::SIZE_MIN, "").ok()? {
+            Some(count) => skip_elements::<T>(reader, count, context),
+            None => Some(()),
+        }
+    }
+
+    #[inline]
     fn write_null(writer: &mut Writer, context: Context) {
         writer.slice(if context.flexible { &[0] } else { &[0xff; 4] });
     }
+}
+
+/// Passes over elements that [`Reader::count`] has held against the bytes.
+#[inline]
+fn skip_elements<'a, T: Field<'a>>(reader: &mut Reader<'a>, count: u32, context: Context) -> Option<()> {
+    if T::FIXED {
+        return reader.advance(count as usize * T::SIZE_MIN);
+    }
+    for _ in 0..count {
+        T::skip(reader, context)?;
+    }
+    Some(())
 }
 
 #[cfg(test)]

@@ -38,6 +38,13 @@ pub trait Field<'a>: Sized {
     /// [`DecodeError`] when the bytes are no such value.
     fn read(reader: &mut Reader<'a>, context: Context, what: &'static str) -> Result<Self, DecodeError>;
 
+    /// Passes over the value, having checked all that [`Field::read`] checks; `None`, and the reader anywhere, when that
+    /// would fail. Faster than reading, and silent about what is wrong.
+    #[inline]
+    fn skip(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        Self::read(reader, context, "").ok().map(|_| ())
+    }
+
     /// Appends the value.
     ///
     /// # Errors
@@ -56,6 +63,12 @@ pub trait Nullable<'a>: Field<'a> {
         context: Context,
         what: &'static str,
     ) -> Result<Option<Self>, DecodeError>;
+
+    /// Passes over the value or null as [`Field::skip`] does.
+    #[inline]
+    fn skip_nullable(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        Self::read_nullable(reader, context, "").ok().map(|_| ())
+    }
 
     /// Appends the value where null could stand as well.
     ///
@@ -77,6 +90,11 @@ impl<'a, T: Nullable<'a>> Field<'a> for Option<T> {
     #[inline]
     fn read(reader: &mut Reader<'a>, context: Context, what: &'static str) -> Result<Self, DecodeError> {
         T::read_nullable(reader, context, what)
+    }
+
+    #[inline]
+    fn skip(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        T::skip_nullable(reader, context)
     }
 
     #[inline]
@@ -156,6 +174,10 @@ macro_rules! nullable_struct {
                 if read_presence(reader, what)? { Self::read(reader, context, what).map(Some) } else { Ok(None) }
             }
 
+            fn skip_nullable(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+                if read_presence(reader, "").ok()? { Self::skip(reader, context) } else { Some(()) }
+            }
+
             fn write_present(
                 &self,
                 writer: &mut Writer,
@@ -183,6 +205,11 @@ macro_rules! numbers {
             #[inline]
             fn read(reader: &mut Reader<'a>, _: Context, what: &'static str) -> Result<Self, DecodeError> {
                 reader.array(what).map(<$number>::from_be_bytes)
+            }
+
+            #[inline]
+            fn skip(reader: &mut Reader<'a>, _: Context) -> Option<()> {
+                reader.advance(Self::SIZE_MIN)
             }
 
             #[inline]
@@ -240,6 +267,12 @@ impl<'a> Field<'a> for &'a str {
     }
 
     #[inline]
+    fn skip(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        let length = reader.string_length(context.flexible, "").ok()??;
+        reader.skip_text(length)
+    }
+
+    #[inline]
     fn write(&self, writer: &mut Writer, context: Context, what: &'static str) -> Result<(), EncodeError> {
         writer.string_length(Some(self.len()), context.flexible, what)?;
         writer.slice(self.as_bytes());
@@ -259,6 +292,14 @@ impl<'a> Nullable<'a> for &'a str {
         match core::str::from_utf8(reader.slice(length, what)?) {
             Ok(text) => Ok(Some(text)),
             Err(error) => Err(DecodeError { what, at: at + error.valid_up_to(), kind: DecodeErrorKind::Utf8 }),
+        }
+    }
+
+    #[inline]
+    fn skip_nullable(reader: &mut Reader<'a>, context: Context) -> Option<()> {
+        match reader.string_length(context.flexible, "").ok()? {
+            Some(length) => reader.skip_text(length),
+            None => Some(()),
         }
     }
 
