@@ -388,7 +388,7 @@ pub(crate) struct ConsumeArgs {
     #[arg(short = 'K', long, default_value = "\t", value_name = "TEXT")]
     pub(crate) separator: String,
     /// Print each record like this: %t topic, %p partition, %o offset, %k key, %s value, %h headers, %T timestamp,
-    /// %K and %S lengths, %% a percent sign, \n \t \0 as usual
+    /// %D the same as a date, %K and %S lengths, %% a percent sign, \n \t \0 as usual
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["print_key", "print_headers", "print_timestamp", "print_offset", "print_partition"])]
     pub(crate) format: Option<String>,
     /// Print also records of transactions that are open or were aborted

@@ -4,12 +4,19 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cluster;
 mod completion;
+mod consume;
 mod decode;
 mod failure;
 mod log;
+mod output;
+mod produce;
 mod serve;
+mod session;
+mod text;
 mod time;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -24,6 +31,9 @@ fn main() -> ExitCode {
         Command::Log(command) => log::run(command),
         Command::Decode(args) => decode::run(args),
         Command::Completion(args) => completion::run(args),
-        _ => Err(failure::Failure::new(failure::Exit::Failed, "this build of heddle has no client").into()),
+        Command::Topic(command) => topic::run(command),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
+        Command::Cluster(command) => cluster::run(command),
     })
 }
