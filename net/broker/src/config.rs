@@ -42,6 +42,16 @@ pub struct BrokerConfig {
     pub request_bytes_max: usize,
     /// Bytes of all requests together that are not answered yet (`queued.max.request.bytes`).
     pub receive_bytes_max: usize,
+    /// Requests of one connection that may wait for their answers (`connection.requests.max`).
+    pub connection_requests_max: usize,
+    /// How long a request may take to arrive, from its first byte to its last (`frame.receive.timeout.ms`).
+    pub frame_time_max: Duration,
+    /// How long a client may take no bytes while there are some for it (`send.stall.timeout.ms`).
+    pub send_stall_max: Duration,
+    /// Questions that one core may have open at another (`mailbox.capacity`).
+    pub mailbox_capacity: usize,
+    /// How long stopping may take (`shutdown.timeout.ms`).
+    pub stop_time_max: Duration,
     /// Bytes of records in one fetch response (`fetch.max.bytes`).
     pub fetch_bytes_max: usize,
     /// What each core's engine may use; `core` and `cores` are filled in by the core.

@@ -43,7 +43,7 @@ pub(crate) async fn serve(core: Core, socket: Socket, session: Rc<Session>) {
 
 async fn converse(core: &Core, socket: &Socket, session: &Rc<Session>) -> Result<(), Ending> {
     let frames = Frames::new();
-    let outbox = Outbox::new();
+    let outbox = Outbox::new(core.config().connection_requests_max);
     concurrently::try_all(
         reader::read(core, socket, session, &frames),
         dispatch(core, session, &frames, &outbox),

@@ -28,11 +28,6 @@ use heddle_io::sync::{Notify, OneshotReceiver, OneshotSender, Semaphore, oneshot
 
 use crate::message::{Reply, Request, WakeRequest};
 
-/// Questions that one core may have open at another.
-pub(crate) const CREDITS: usize = 1024;
-/// Room of one ring: the questions of its sender, and the replies that its sender owes.
-const RING_CAPACITY: usize = 2 * CREDITS;
-
 /// A core's number: 0 is the first, which also owns the metadata log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoreIndex(pub(crate) usize);
@@ -53,12 +48,13 @@ pub(crate) struct TicketIndex(usize);
 /// One core's ends of the rings, before the core exists: made on one thread, moved to another.
 pub(crate) struct Wiring {
     own: CoreIndex,
+    credits: usize,
     /// One for each core, in order; none for its own.
     ends: Vec<Option<(RingSender<Letter>, RingReceiver<Letter>)>>,
 }
 
-/// Rings from each of `cores` cores to each other.
-pub(crate) fn wire(cores: usize) -> Vec<Wiring> {
+/// Rings from each of `cores` cores to each other, with `credits` questions open at a time.
+pub(crate) fn wire(cores: usize, credits: usize) -> Vec<Wiring> {
     let mut senders: Vec<Vec<Option<RingSender<Letter>>>> = Vec::new();
     let mut receivers: Vec<Vec<Option<RingReceiver<Letter>>>> =
         (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
@@ -66,7 +62,8 @@ pub(crate) fn wire(cores: usize) -> Vec<Wiring> {
         senders.push(Vec::with_capacity(cores));
         for (to, receivers_of_to) in receivers.iter_mut().enumerate() {
             let sender = (from != to).then(|| {
-                let (sender, receiver) = ring::channel(RING_CAPACITY);
+                // Room for the questions of its sender, and for the replies that its sender owes.
+                let (sender, receiver) = ring::channel(2 * credits);
                 receivers_of_to[from] = Some(receiver);
                 sender
             });
@@ -78,6 +75,7 @@ pub(crate) fn wire(cores: usize) -> Vec<Wiring> {
         .enumerate()
         .map(|(own, (senders, receivers))| Wiring {
             own: CoreIndex(own),
+            credits,
             ends: senders.into_iter().zip(receivers).map(|(sender, receiver)| sender.zip(receiver)).collect(),
         })
         .collect()
@@ -123,7 +121,6 @@ impl Open {
             return TicketIndex(index);
         }
         self.waiting.push(Some(asker));
-        assert!(self.waiting.len() <= CREDITS, "every open question holds a credit");
         TicketIndex(self.waiting.len() - 1)
     }
 
@@ -173,7 +170,7 @@ impl Mailbox {
         for (index, ends) in wiring.ends.into_iter().enumerate() {
             peers.push(ends.map(|(sender, ring)| {
                 inboxes.push(Inbox { from: CoreIndex(index), ring });
-                Peer::new(sender)
+                Peer::new(sender, wiring.credits)
             }));
         }
         (Rc::new(Self { own: wiring.own, peers, to_deliver: Notify::new() }), inboxes)
@@ -237,8 +234,10 @@ impl Mailbox {
     }
 
     fn put(&self, peer: &Peer, letter: Letter) {
-        let refused = peer.ring.borrow_mut().try_send(letter).is_err();
-        assert!(!refused, "credits keep the ring from filling up");
+        let mut ring = peer.ring.borrow_mut();
+        let refused = ring.try_send(letter).is_err();
+        assert!(!refused || ring.is_closed(), "credits keep the ring from filling up");
+        drop(ring);
         if !peer.unannounced.replace(true) {
             self.to_deliver.notify_one();
         }
@@ -266,10 +265,10 @@ impl Mailbox {
 }
 
 impl Peer {
-    fn new(ring: RingSender<Letter>) -> Self {
+    fn new(ring: RingSender<Letter>, credits: usize) -> Self {
         Self {
             ring: RefCell::new(ring),
-            credits: Semaphore::new(CREDITS),
+            credits: Semaphore::new(credits),
             open: RefCell::default(),
             unannounced: Cell::new(false),
             wakes: RefCell::default(),

@@ -10,7 +10,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use heddle_cluster::{Endpoint, MetadataImage};
 use heddle_engine::{DataDir, WantedIdentity};
@@ -24,8 +23,8 @@ use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, FIRST_CORE, Inbox, Wiring, wire};
 use crate::message::{CloseRequest, DrainRequest, ListenRequest, OpenRequest};
 
-/// How long connections may take to finish when the broker stops.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(4);
+/// The part of the time for stopping that connections may take to finish; the rest is for the disk.
+const DRAIN_SHARE: u32 = 2;
 
 /// The place of the first core: it owns the metadata log, counts connections, and starts and stops the others.
 pub struct FirstSeat {
@@ -60,7 +59,9 @@ pub struct Started {
 pub fn seats(config: BrokerConfig) -> (FirstSeat, Vec<Seat>) {
     assert!(config.cores > 0, "a broker has a core");
     let config = Arc::new(config);
-    let mut seats = wire(config.cores).into_iter().map(|wiring| Seat { config: Arc::clone(&config), wiring });
+    let mut seats = wire(config.cores, config.mailbox_capacity)
+        .into_iter()
+        .map(|wiring| Seat { config: Arc::clone(&config), wiring });
     let first = seats.next().expect("there is a core");
     (FirstSeat { seat: first }, seats.collect())
 }
@@ -81,10 +82,7 @@ impl Seat {
 /// Starts what every core runs; gives the tasks that serve the letters of each other core.
 fn attend(core: &Core, inboxes: Vec<Inbox>) -> Vec<(CoreIndex, Task<()>)> {
     let sweeping = core.clone();
-    drop(core.spawn_vital(async move {
-        let idle_max = sweeping.config().connection_idle_max;
-        sweeping.sessions().sweep(sweeping.io(), idle_max).await;
-    }));
+    drop(core.spawn_vital(async move { sweeping.sessions().sweep(sweeping.io(), sweeping.config()).await }));
     drop(core.spawn_vital(core.clone().deliver_letters()));
     let serve = |inbox: Inbox| (inbox.from, core.spawn_vital(core.clone().answer_letters(inbox)));
     inboxes.into_iter().map(serve).collect()
@@ -172,7 +170,8 @@ fn endpoints(listeners: &[Listening]) -> Vec<Endpoint> {
 
 /// Answers what was taken, flushes, writes the clean state.
 async fn stop(core: &Core) -> Result<(), StopError> {
-    for asked in core.post_all(|| DrainRequest { patience: DRAIN_PATIENCE }).await {
+    let patience = core.config().stop_time_max / DRAIN_SHARE;
+    for asked in core.post_all(|| DrainRequest { patience }).await {
         asked.answer::<DrainRequest>().await;
     }
     let mut outcome = Ok(());

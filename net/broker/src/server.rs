@@ -15,8 +15,6 @@ use crate::config::BrokerConfig;
 use crate::error::{BrokerError, StartError};
 use crate::seat::{Seat, Started, seats};
 
-/// How long stopping may take; then the process ends as it is.
-const STOP_MAX: Duration = Duration::from_millis(9_500);
 /// The status of a process that was not stopped cleanly.
 const UNCLEAN: i32 = 1;
 
@@ -38,7 +36,7 @@ pub struct Chosen {
 /// Why it did not start, or did not stop cleanly, in one line.
 pub fn run(config: BrokerConfig, started: impl FnOnce(&Started, &Chosen)) -> Result<(), BrokerError> {
     let io_config = IoConfig { backend: config.backend, ..IoConfig::default() };
-    let cores = config.cores;
+    let (cores, stop_time_max) = (config.cores, config.stop_time_max);
     let executor = Executor::new(io_config.clone()).map_err(StartError::Core)?;
     // Before any other thread starts: they take over that these signals are not for them.
     let signals = executor.io().signals().map_err(StartError::Core)?;
@@ -48,7 +46,7 @@ pub fn run(config: BrokerConfig, started: impl FnOnce(&Started, &Chosen)) -> Res
     let threads: Vec<JoinHandle<()>> =
         threads.map(|(index, seat)| spawn(index + 1, seat, io_config.clone())).collect::<Result<_, _>>()?;
     let io = executor.io();
-    let stop = stop_on_signal(io.clone(), signals);
+    let stop = stop_on_signal(io.clone(), signals, stop_time_max);
     let on_start = |what: &Started| {
         started(what, &chosen);
         notify_ready();
@@ -78,7 +76,7 @@ fn spawn(index: usize, seat: Seat, io_config: IoConfig) -> Result<JoinHandle<()>
 }
 
 /// Waits for the first signal. From then on the process ends in time, whatever happens, and at once with a second one.
-async fn stop_on_signal(io: Io, mut signals: Signals) {
+async fn stop_on_signal(io: Io, mut signals: Signals, time_max: Duration) {
     match signals.next().await {
         Ok(signal) => tracing::info!("{signal:?}: stopping; a second signal ends the process at once"),
         Err(error) => tracing::error!("stopping, since signals can no longer be heard: {error}"),
@@ -92,8 +90,8 @@ async fn stop_on_signal(io: Io, mut signals: Signals) {
         }
     }));
     drop(io.spawn(async move {
-        hurried.sleep(STOP_MAX).await;
-        tracing::error!("stopping takes too long: ending at once; the next start recovers");
+        hurried.sleep(time_max).await;
+        tracing::error!("stopping takes too long (shutdown.timeout.ms): ending at once; the next start recovers");
         exit(UNCLEAN);
     }));
 }

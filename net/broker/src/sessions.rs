@@ -10,6 +10,7 @@ use std::time::Duration;
 use heddle_io::Io;
 use heddle_io::sync::Notify;
 
+use crate::config::BrokerConfig;
 use crate::connection::Session;
 
 /// How often connections are looked at for being slow, silent or idle.
@@ -43,12 +44,12 @@ impl Sessions {
     }
 
     /// Looks at every connection once a second, for as long as the core runs.
-    pub(crate) async fn sweep(&self, io: &Io, idle_max: Duration) {
+    pub(crate) async fn sweep(&self, io: &Io, config: &BrokerConfig) {
         loop {
             io.sleep(SWEEP_INTERVAL).await;
             let now = io.now();
             for session in self.open.borrow().values() {
-                session.sweep(now, idle_max);
+                session.sweep(now, config);
             }
         }
     }

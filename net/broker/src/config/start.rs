@@ -139,6 +139,11 @@ impl StartSettings {
             connection_idle_max: read.duration("connections.max.idle.ms"),
             request_bytes_max: read.size("socket.request.max.bytes"),
             receive_bytes_max: read.receive_bytes(machine),
+            connection_requests_max: read.size("connection.requests.max"),
+            frame_time_max: read.duration("frame.receive.timeout.ms"),
+            send_stall_max: read.duration("send.stall.timeout.ms"),
+            mailbox_capacity: read.size("mailbox.capacity"),
+            stop_time_max: read.duration("shutdown.timeout.ms"),
             fetch_bytes_max: read.size("fetch.max.bytes"),
             engine: EngineConfig {
                 retention_check_interval: read.duration("log.retention.check.interval.ms"),

@@ -10,8 +10,6 @@ use heddle_io::sync::Notify;
 use super::reader::Charge;
 use crate::api::{Answer, Part, produce};
 
-/// Answers of one connection that may wait, ready or not.
-const ANSWERS_MAX: usize = 64;
 /// Bytes in memory of ready answers that may wait before the next request is taken.
 const READY_BYTES_MAX: usize = 1 << 20;
 
@@ -27,6 +25,8 @@ pub(crate) enum Queued {
 /// The queue. One task at each end.
 pub(crate) struct Outbox {
     queue: RefCell<VecDeque<Queued>>,
+    /// Answers that may wait, ready or not.
+    answers_max: usize,
     /// Answers that were queued and are not ready, the one that the writer waits for included.
     unready: Cell<usize>,
     ready_bytes: Cell<usize>,
@@ -38,8 +38,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new() -> Self {
+    /// An empty queue for at most `answers_max` answers.
+    pub(crate) fn new(answers_max: usize) -> Self {
         Self {
+            answers_max,
             queue: RefCell::default(),
             unready: Cell::new(0),
             ready_bytes: Cell::new(0),
@@ -51,7 +53,7 @@ impl Outbox {
 
     /// Waits until one more answer may be queued.
     pub(crate) async fn room(&self) {
-        while self.queue.borrow().len() >= ANSWERS_MAX || self.ready_bytes.get() >= READY_BYTES_MAX {
+        while self.queue.borrow().len() >= self.answers_max || self.ready_bytes.get() >= READY_BYTES_MAX {
             self.drained.wait().await;
         }
     }

@@ -14,13 +14,9 @@ use heddle_io::sync::Notify;
 use heddle_io::{Monotonic, Socket};
 
 use crate::api::Refusal;
+use crate::config::BrokerConfig;
 use crate::core::Core;
 use crate::listener::Listening;
-
-/// How long a frame may take from its first byte to its last.
-const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long one send may go without the peer taking its bytes.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// One connection, for its handlers and for the core's sweep.
 pub(crate) struct Session {
@@ -132,14 +128,14 @@ impl Session {
         self.write_started.set(None);
     }
 
-    /// Cuts the connection if its peer is too slow, or has been silent for `idle_max`.
-    pub(crate) fn sweep(&self, now: Monotonic, idle_max: Duration) {
-        let over = |since: Option<Monotonic>, limit| since.is_some_and(|since| now.since(since) > limit);
-        if over(self.write_started.get(), WRITE_STALL_MAX) {
-            self.cut("the peer takes no bytes");
-        } else if over(self.frame_started.get(), FRAME_TIME_MAX) {
-            self.cut("a frame was not complete in time");
-        } else if self.open_requests.get() == 0 && over(Some(self.last_active.get()), idle_max) {
+    /// Cuts the connection if its peer is too slow or has been silent for too long.
+    pub(crate) fn sweep(&self, now: Monotonic, config: &BrokerConfig) {
+        let over = |since: Option<Monotonic>, limit: Duration| since.is_some_and(|since| now.since(since) > limit);
+        if over(self.write_started.get(), config.send_stall_max) {
+            self.cut("the peer takes no bytes (send.stall.timeout.ms)");
+        } else if over(self.frame_started.get(), config.frame_time_max) {
+            self.cut("a request did not arrive in time (frame.receive.timeout.ms)");
+        } else if self.open_requests.get() == 0 && over(Some(self.last_active.get()), config.connection_idle_max) {
             self.cut("idle (connections.max.idle.ms)");
         }
     }
