@@ -275,3 +275,107 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use heddle_io::sim::Simulator;
+
+    use super::*;
+    use crate::admission::Turned;
+    use crate::message::{AdmitRequest, Ask as _, WakeRequest};
+
+    const CORES: usize = 3;
+    const CREDITS: usize = 16;
+    const QUESTIONS: u32 = 400;
+
+    fn question(number: u32) -> Request {
+        AdmitRequest(IpAddr::V4(Ipv4Addr::from_bits(number))).into_request()
+    }
+
+    fn number_of(request: &Request) -> u32 {
+        match request {
+            Request::Admit(AdmitRequest(IpAddr::V4(address))) => address.to_bits(),
+            _ => panic!("only these questions are asked here"),
+        }
+    }
+
+    /// Serves questions: each at its own pace, and notes the order in which they came.
+    async fn serve(io: Io, mailbox: Rc<Mailbox>, mut inbox: Inbox, woken: Rc<RefCell<Vec<Wake>>>) {
+        let mut expected = 0;
+        while let Some((ticket, request)) = inbox.next(&mailbox).await {
+            if let Request::Wake(WakeRequest(wakes)) = request {
+                woken.borrow_mut().extend(wakes);
+                mailbox.reply(inbox.from, ticket, Reply::Wake(()));
+                continue;
+            }
+            let number = number_of(&request);
+            assert_eq!(number, expected, "questions come in the order in which they were asked");
+            expected += 1;
+            let (io_of_task, mailbox, from) = (io.clone(), Rc::clone(&mailbox), inbox.from);
+            drop(io.spawn(async move {
+                io_of_task.sleep(Duration::from_micros(io_of_task.random_u64() % 50)).await;
+                let answer = Err(Turned::Total { limit: number as usize });
+                mailbox.reply(from, ticket, Reply::Admit(answer));
+            }));
+        }
+    }
+
+    /// Asks every other core, more at a time than there are credits, and drops some of the tickets.
+    async fn ask(io: Io, mailbox: Rc<Mailbox>) {
+        let mut asked = Vec::new();
+        for number in 0..QUESTIONS {
+            for to in (0..CORES).map(CoreIndex).filter(|to| *to != mailbox.own()) {
+                let ticket = mailbox.post(to, question(number)).await;
+                if io.random_u64().is_multiple_of(8) {
+                    drop(ticket);
+                } else {
+                    asked.push((number, ticket));
+                }
+                mailbox.wake(&io, to, Wake { poll: u64::from(number), slot: 0 });
+            }
+        }
+        for (number, ticket) in asked {
+            let answer = AdmitRequest::answer(ticket.reply().await);
+            assert_eq!(answer, Some(Err(Turned::Total { limit: number as usize })), "each gets its own answer");
+        }
+    }
+
+    /// The protocol of credits and tickets, on many schedules: no ring fills up, nothing waits for ever, questions keep
+    /// their order, answers find their askers. The ring itself is loom's subject, in `heddle_io`.
+    #[test]
+    fn every_question_is_answered_in_its_turn() {
+        for seed in 0..20 {
+            let simulator = Simulator::new(seed);
+            let host = simulator.host("broker");
+            let mut asking = Vec::new();
+            let mut wakes = Vec::new();
+            let first = host.start_core();
+            for (index, wiring) in wire(CORES, CREDITS).into_iter().enumerate() {
+                let io = if index == 0 { first.clone() } else { host.start_core() };
+                let (mailbox, inboxes) = Mailbox::new(wiring);
+                for inbox in inboxes {
+                    let woken = Rc::new(RefCell::new(Vec::new()));
+                    wakes.push(Rc::clone(&woken));
+                    drop(io.spawn(serve(io.clone(), Rc::clone(&mailbox), inbox, woken)));
+                }
+                let (delivering, io_of_task) = (Rc::clone(&mailbox), io.clone());
+                drop(io.spawn(async move { delivering.deliver(&io_of_task).await }));
+                asking.push(io.spawn(ask(io.clone(), mailbox)));
+            }
+            let all_asked = async move {
+                for task in asking {
+                    task.await;
+                }
+            };
+            assert_eq!(simulator.run(&first, all_asked), Ok(()), "seed {seed}");
+            simulator.run_for(Duration::from_secs(1));
+            for woken in wakes {
+                assert_eq!(woken.borrow().len(), QUESTIONS as usize, "every wake arrives, seed {seed}");
+            }
+        }
+    }
+}
