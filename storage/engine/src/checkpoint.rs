@@ -335,7 +335,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, &'static str> {
     rkyv::from_bytes::<Snapshot, rkyv::rancor::Error>(&aligned).map_err(|_| "the snapshot is malformed")
 }
 
-async fn read_snapshot(io: &Io, path: &std::path::Path) -> Result<Result<Snapshot, &'static str>, Error> {
+/// Reads one checkpoint: what it says, or why it says nothing.
+///
+/// # Errors
+/// What the system refuses.
+pub(crate) async fn read_snapshot(io: &Io, path: &std::path::Path) -> Result<Result<Snapshot, &'static str>, Error> {
     let file = io.open(path, OpenOptions::read()).await?;
     let len = io.len(&file).await?;
     let bytes = io.read_lease(&file, 0, usize::try_from(len).expect("a file in memory")).await?;

@@ -11,6 +11,7 @@
 //! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part).
 //! - `retention.rs` removes what is old, what is asked for, what is cut.
 //! - [`inspect`] reads directories that no process has open.
+//! - [`inspect`] reads directories that no process has open.
 //! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
 //!   [`producer_state`] are its pure parts; `device.rs` is the seam to the disk; [`layout`] names the files.
 //!
@@ -28,6 +29,7 @@ mod error;
 mod files;
 mod flush;
 pub mod index;
+pub mod inspect;
 pub mod layout;
 mod log;
 pub mod producer_state;

@@ -1,6 +1,4 @@
 //! A data directory in a temporary place, an executor, and batches to put into logs.
-#![expect(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses a part of the harness")]
-
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +13,7 @@ use heddle_record::{
 };
 
 /// Runs `test` on the backend that needs nothing of the kernel.
-pub fn run<F: Future>(test: impl FnOnce(Io) -> F) -> F::Output {
+pub(crate) fn run<F: Future>(test: impl FnOnce(Io) -> F) -> F::Output {
     let config = IoConfig { backend: Backend::Blocking, ..IoConfig::default() };
     let executor = Executor::new(config).expect("the blocking backend is always there");
     let io = executor.io();
@@ -23,21 +21,21 @@ pub fn run<F: Future>(test: impl FnOnce(Io) -> F) -> F::Output {
 }
 
 /// Waits until the tasks of dropped engines have ended, which hold the directory's lock.
-pub async fn settle(io: &Io) {
+pub(crate) async fn settle(io: &Io) {
     while io.tasks() > 0 {
         io.yield_now().await;
     }
 }
 
 /// Opens the data directory and one engine on it.
-pub async fn open_engine(io: &Io, path: &Path, config: EngineConfig) -> Engine {
+pub(crate) async fn open_engine(io: &Io, path: &Path, config: EngineConfig) -> Engine {
     settle(io).await;
     let dir = DataDir::open(io, path, &WantedIdentity::default()).await.unwrap();
     Engine::open(io, dir, config).await.unwrap()
 }
 
 /// A log's name; the id is made from the topic's name.
-pub fn name(topic: &str, partition: i32) -> LogName {
+pub(crate) fn name(topic: &str, partition: i32) -> LogName {
     let mut id = [0; 16];
     for (place, byte) in topic.bytes().enumerate() {
         id[place % 16] ^= byte;
@@ -45,14 +43,14 @@ pub fn name(topic: &str, partition: i32) -> LogName {
     LogName { topic: topic.into(), id: LogId { topic: TopicId::new(id), partition: PartitionIndex::new(partition) } }
 }
 
-pub fn offset(offset: i64) -> Offset {
+pub(crate) fn offset(offset: i64) -> Offset {
     Offset::new(offset)
 }
 
-pub const EPOCH: LeaderEpoch = LeaderEpoch::new(0);
+pub(crate) const EPOCH: LeaderEpoch = LeaderEpoch::new(0);
 
 /// A batch of records with these timestamps; keys and values tell them apart.
-pub fn batch_at(timestamps: &[i64], compression: Compression) -> Lease {
+pub(crate) fn batch_at(timestamps: &[i64], compression: Compression) -> Lease {
     let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
     for (index, timestamp) in timestamps.iter().enumerate() {
         let value = format!("value {index} of {}", timestamps.len());
@@ -62,7 +60,7 @@ pub fn batch_at(timestamps: &[i64], compression: Compression) -> Lease {
 }
 
 /// A batch of `count` records of about `size` bytes.
-pub fn batch(count: usize, size: usize) -> Lease {
+pub(crate) fn batch(count: usize, size: usize) -> Lease {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     let value = vec![b'v'; size];
     for index in 0..count {
@@ -72,7 +70,7 @@ pub fn batch(count: usize, size: usize) -> Lease {
 }
 
 /// A batch of an idempotent producer.
-pub fn idempotent(producer: i64, epoch: i16, sequence: i32, count: usize) -> Lease {
+pub(crate) fn idempotent(producer: i64, epoch: i16, sequence: i32, count: usize) -> Lease {
     let options = BatchOptions {
         producer_id: ProducerId::new(producer),
         producer_epoch: ProducerEpoch::new(epoch),
@@ -86,19 +84,19 @@ pub fn idempotent(producer: i64, epoch: i16, sequence: i32, count: usize) -> Lea
     finish(builder)
 }
 
-pub fn finish(builder: BatchBuilder) -> Lease {
+pub(crate) fn finish(builder: BatchBuilder) -> Lease {
     let mut bytes = Vec::new();
     builder.finish(&mut bytes).unwrap();
     Lease::from_vec(bytes)
 }
 
 /// Appends as a client in epoch 0.
-pub async fn append(log: &Log, batch: Lease) -> Result<Appended, AppendError> {
+pub(crate) async fn append(log: &Log, batch: Lease) -> Result<Appended, AppendError> {
     log.append(batch, AppendOrigin::Client, EPOCH).await
 }
 
 /// Appends, waits until it is flushed, and commits it.
-pub async fn commit(log: &Log, batch: Lease) -> Appended {
+pub(crate) async fn commit(log: &Log, batch: Lease) -> Appended {
     let appended = append(log, batch).await.unwrap();
     log.flushed(appended.last_offset).await.unwrap();
     log.set_high_watermark(appended.last_offset.next());
@@ -106,15 +104,15 @@ pub async fn commit(log: &Log, batch: Lease) -> Appended {
     appended
 }
 
-pub fn limit(end: i64, bytes_max: usize) -> ReadLimit {
+pub(crate) fn limit(end: i64, bytes_max: usize) -> ReadLimit {
     ReadLimit { end: offset(end), bytes_max, first_batch: FirstBatch::AtLeastOne }
 }
 
-pub const EVERYTHING: ReadLimit =
+pub(crate) const EVERYTHING: ReadLimit =
     ReadLimit { end: Offset::MAX, bytes_max: usize::MAX, first_batch: FirstBatch::AtLeastOne };
 
 /// The bytes of a read.
-pub async fn bytes_of(io: &Io, out: &ReadOut) -> Vec<u8> {
+pub(crate) async fn bytes_of(io: &Io, out: &ReadOut) -> Vec<u8> {
     let mut bytes = Vec::new();
     for piece in &out.pieces {
         match piece {
@@ -131,7 +129,7 @@ pub async fn bytes_of(io: &Io, out: &ReadOut) -> Vec<u8> {
 }
 
 /// Base and last offsets of the batches of a read, each of them sound.
-pub async fn offsets_of(io: &Io, out: &ReadOut) -> Vec<(i64, i64)> {
+pub(crate) async fn offsets_of(io: &Io, out: &ReadOut) -> Vec<(i64, i64)> {
     let bytes = bytes_of(io, out).await;
     let mut batches = Batches::new(&bytes);
     let found: Vec<(i64, i64)> = batches
@@ -147,7 +145,7 @@ pub async fn offsets_of(io: &Io, out: &ReadOut) -> Vec<(i64, i64)> {
 }
 
 /// Everything in a log.
-pub async fn read_all(io: &Io, log: &Log) -> Vec<(i64, i64)> {
+pub(crate) async fn read_all(io: &Io, log: &Log) -> Vec<(i64, i64)> {
     let mut all = Vec::new();
     let mut from = log.offsets().log_start.offset();
     loop {
@@ -161,7 +159,7 @@ pub async fn read_all(io: &Io, log: &Log) -> Vec<(i64, i64)> {
 }
 
 /// The files in a log's directory with this ending, by name.
-pub fn files(path: &Path, name: &LogName, suffix: &str) -> Vec<PathBuf> {
+pub(crate) fn files(path: &Path, name: &LogName, suffix: &str) -> Vec<PathBuf> {
     let directory = path.join(name.directory().unwrap());
     let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
         .unwrap()
@@ -173,10 +171,10 @@ pub fn files(path: &Path, name: &LogName, suffix: &str) -> Vec<PathBuf> {
 }
 
 /// Whether the error says that flushed bytes are gone.
-pub fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(error, Error::Damaged { .. })
 }
 
-pub fn small_segments() -> LogConfig {
+pub(crate) fn small_segments() -> LogConfig {
     LogConfig { segment_bytes: 2048, index_interval_bytes: 256, ..LogConfig::default() }
 }

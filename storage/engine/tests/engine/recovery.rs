@@ -1,12 +1,10 @@
 //! Logs that come back: after a clean stop, after a kill, with torn tails, damage, lost and stale checkpoints.
 
-mod harness;
-
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use harness::*;
+use crate::harness::*;
 use heddle_engine::{EngineConfig, Error, Log, LogConfig};
 use heddle_io::Io;
 use heddle_record::{Compression, LeaderEpoch};
@@ -251,8 +249,8 @@ fn cores_come_and_go() {
     run(|io| async move {
         let home = tempfile::tempdir().unwrap();
         let names: Vec<_> = (0..6).map(|partition| name("orders", partition)).collect();
-        let mut expected = 0;
         for (round, cores) in [2, 1, 2, 3, 1].into_iter().enumerate() {
+            let expected = round as i64;
             settle(&io).await;
             let dir = heddle_engine::DataDir::open(&io, home.path(), &Default::default()).await.unwrap();
             let mut engines = Vec::new();
@@ -271,7 +269,6 @@ fn cores_come_and_go() {
                     engine.checkpoint().await.unwrap();
                 }
             }
-            expected += 1;
             if round == 2 {
                 for engine in &engines {
                     engine.close().await.unwrap();

@@ -1,10 +1,8 @@
 //! The data directory: whose it is, who may open it, what is refused and left as it was.
 
-mod harness;
-
 use std::path::Path;
 
-use harness::*;
+use crate::harness::*;
 use heddle_engine::{DataDir, EngineConfig, Error, LogConfig, WantedIdentity};
 use heddle_record::BrokerId;
 

@@ -1,8 +1,6 @@
 //! Finding records by time.
 
-mod harness;
-
-use harness::*;
+use crate::harness::*;
 use heddle_engine::{EngineConfig, LogConfig};
 use heddle_record::{BatchBuilder, BatchOptions, Compression, Timestamp, TimestampType};
 

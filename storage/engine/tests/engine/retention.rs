@@ -1,10 +1,8 @@
 //! What goes away: by age, by size, by DeleteRecords, by truncation.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::*;
+use crate::harness::*;
 use heddle_engine::{CleanupPolicy, EngineConfig, LogConfig, ReadError};
 use heddle_record::{Compression, LeaderEpoch};
 

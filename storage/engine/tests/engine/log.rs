@@ -1,10 +1,8 @@
 //! Appending and reading, on a real file system.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::*;
+use crate::harness::*;
 use heddle_engine::{
     AppendError, AppendOrigin, CleanupPolicy, EngineConfig, FirstBatch, LogConfig, ReadError, ReadLimit,
     StoredCompression,
