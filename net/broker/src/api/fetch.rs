@@ -142,10 +142,8 @@ impl<'a> Gathering<'a> {
 
     /// Reads some partitions again. What the others have found stays.
     async fn read(&mut self, places: &[usize]) {
-        for place in places {
-            self.slots[*place].outcome = Err(ReadFault::from(ErrorCode::UnknownServerError));
-        }
         let kept: usize = self.slots.iter().map(Slot::bytes).sum();
+        let kept = kept - places.iter().map(|place| self.slots[*place].bytes()).sum::<usize>();
         let bytes_max = self.bytes_max.saturating_sub(kept);
         let first_batch = if kept == 0 { FirstBatch::AtLeastOne } else { FirstBatch::WithinLimit };
         let mut scatter = Scatter::new();

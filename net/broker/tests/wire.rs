@@ -1,0 +1,10 @@
+//! The broker as its clients meet it, byte by byte, on the simulator: virtual time, a simulated disk and network.
+//!
+//! Whole brokers of several cores run on one thread; what they say is read with the codec and nothing else.
+#![forbid(unsafe_code)]
+
+mod wire {
+    pub mod connections;
+    pub mod data;
+    pub mod world;
+}
