@@ -40,9 +40,7 @@ const INDEX_INTERVAL_BYTES: u32 = 4096;
 pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> Result<LogState, Error> {
     core.dir.offline_error().map_or(Ok(()), Err)?;
     if !core.io.exists(path).await? {
-        core.io.create_dir_all(path).await?;
-        core.io.sync_dir(core.dir.path()).await?;
-        return Ok(LogState::empty(Offset::ZERO));
+        return create(core, path).await;
     }
     let (saved, lost) = {
         let inherited = inherited(&core.dir);
@@ -61,6 +59,19 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
         Some(saved) => recovery.resume(&saved).await,
         None => recovery.scan_all().await,
     }
+}
+
+/// Makes a new log with its first segment, durably. A log that always has its first segment loses nothing but its end in a
+/// power cut: without it, a later segment whose name survived would become the start of the log.
+async fn create(core: &Core, path: &Path) -> Result<LogState, Error> {
+    core.io.create_dir_all(path).await?;
+    core.device.prepare(&core.io, &path.join(SegmentFile::Log.name(Offset::ZERO))).await?;
+    core.io.sync_dir(path).await?;
+    core.io.sync_dir(core.dir.path()).await?;
+    let mut state = LogState::empty(Offset::ZERO);
+    let first = state.active();
+    (first.on_disk, first.entry_synced) = (true, true);
+    Ok(state)
 }
 
 /// The segments in a log's directory and the lengths of their `.log` files, by base offset. What a crash has left beside
