@@ -321,6 +321,8 @@ impl Inner {
         let Some(next) = next else { return false };
         world.advance_to(until.map_or(next, |until| until.min(next)));
         world.do_next_due();
+        drop(world);
+        self.close_gone(except);
         true
     }
 

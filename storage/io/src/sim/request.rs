@@ -146,7 +146,9 @@ impl Reply {
 
 /// 40 bits that depend on every byte.
 pub(crate) fn digest_of(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(bytes.len() as u64, |digest, byte| mix(digest ^ u64::from(*byte))) >> 24
+    let (words, rest) = bytes.as_chunks::<8>();
+    let digest = words.iter().fold(bytes.len() as u64, |digest, word| mix(digest ^ u64::from_le_bytes(*word)));
+    rest.iter().fold(digest, |digest, byte| mix(digest ^ u64::from(*byte))) >> 24
 }
 
 /// An operation that was issued.
