@@ -3,7 +3,10 @@
 
 use std::thread::JoinHandle;
 
+pub mod engine_life;
+pub mod engine_recovery;
 pub mod failing_fs;
+pub mod history;
 pub mod kafka;
 pub mod process;
 pub mod proxy;
