@@ -31,7 +31,7 @@ const WAKE_UP: u64 = u64::MAX;
 
 pub(crate) struct BlockingBackend {
     reason: String,
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     pool: Pool,
     waits: RefCell<Waits>,
 }
@@ -89,7 +89,7 @@ impl BlockingBackend {
     }
 
     fn make(config: &IoConfig, reason: String) -> io::Result<(BlockingBackend, Arc<WakeList>)> {
-        let epoll = os::epoll_create()?;
+        let epoll = Arc::new(os::epoll_create()?);
         let event = os::event_descriptor()?;
         // Edge-triggered: a kick is news once, and the counter need not be read.
         let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
@@ -101,6 +101,10 @@ impl BlockingBackend {
 
     pub(crate) fn reason(&self) -> String {
         self.reason.clone()
+    }
+
+    pub(crate) fn watched_descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.epoll)
     }
 
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {

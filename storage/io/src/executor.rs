@@ -72,12 +72,11 @@ impl Executor {
     /// When a task panics: the panic passes through. [`crate::Io::catch_panic`] keeps one inside a task.
     pub fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
-        let main = TaskHeader::new(MAIN_KEY, &self.core.wakes);
-        let waker = Waker::from(Arc::clone(&main));
+        let main = self.core.main_task();
         main.schedule();
         loop {
             let main_is_ready = self.core.run_ready();
-            if main_is_ready && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            if main_is_ready && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(main.waker())) {
                 return output;
             }
             self.core.turn(Wait::UntilWoken);
@@ -95,9 +94,30 @@ impl Drop for Executor {
     }
 }
 
+/// The future that an executor was given to run, as a task: it lives outside of the slab.
+pub(crate) struct MainTask {
+    header: Arc<TaskHeader>,
+    waker: Waker,
+}
+
+impl MainTask {
+    pub(crate) fn schedule(&self) {
+        self.header.schedule();
+    }
+
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
 impl Core {
+    pub(crate) fn main_task(&self) -> MainTask {
+        let header = TaskHeader::new(MAIN_KEY, &self.wakes);
+        MainTask { waker: Waker::from(Arc::clone(&header)), header }
+    }
+
     /// Runs ready tasks until none is ready or the turn's budget is spent. True if the main future is ready.
-    fn run_ready(&self) -> bool {
+    pub(crate) fn run_ready(&self) -> bool {
         self.run_ready_at_most(POLLS_PER_TURN_MAX)
     }
 
@@ -146,6 +166,9 @@ impl Core {
     }
 }
 
+/// What a task does.
+type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The tasks of one core.
 #[derive(Default)]
 pub(crate) struct Tasks {
@@ -168,12 +191,12 @@ struct TaskSlot {
 
 struct RunningTask {
     /// `None` while it is being polled.
-    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    future: Option<TaskFuture>,
     waker: Waker,
 }
 
 impl Tasks {
-    fn insert(&self, wakes: &Arc<WakeList>, future: Pin<Box<dyn Future<Output = ()>>>) -> u64 {
+    fn insert(&self, wakes: &Arc<WakeList>, future: TaskFuture) -> u64 {
         let mut slab = self.slab.borrow_mut();
         let index = slab.vacant.pop().unwrap_or_else(|| {
             slab.slots.push(TaskSlot { generation: 0, task: None });
@@ -208,18 +231,14 @@ impl Tasks {
         }
     }
 
-    fn take_future(&self, key: u64) -> Option<(Pin<Box<dyn Future<Output = ()>>>, Waker)> {
+    fn take_future(&self, key: u64) -> Option<(TaskFuture, Waker)> {
         let mut slab = self.slab.borrow_mut();
         let task = slab.task_mut(key)?;
         Some((task.future.take()?, task.waker.clone()))
     }
 
     /// Gives the future back if the task was cancelled while it ran.
-    fn put_future_back(
-        &self,
-        key: u64,
-        future: Pin<Box<dyn Future<Output = ()>>>,
-    ) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+    fn put_future_back(&self, key: u64, future: TaskFuture) -> Option<TaskFuture> {
         match self.slab.borrow_mut().task_mut(key) {
             Some(task) => {
                 task.future = Some(future);

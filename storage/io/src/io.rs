@@ -115,6 +115,7 @@ impl Core {
 }
 
 /// The backends. See the head of the file for the duty of each method.
+#[expect(clippy::large_enum_variant, reason = "one for each core, never moved once it runs")]
 pub(crate) enum BackendImpl {
     Uring(UringBackend),
     Blocking(BlockingBackend),
@@ -197,6 +198,15 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::listen(address, options),
             BackendImpl::Sim(backend) => backend.listen(address, options),
+        }
+    }
+
+    /// A descriptor that is readable when a turn would find something to do: for who sleeps in this core's stead.
+    pub(crate) fn watched_descriptor(&self) -> std::io::Result<Arc<std::os::fd::OwnedFd>> {
+        match self {
+            BackendImpl::Uring(backend) => backend.watched_descriptor(),
+            BackendImpl::Blocking(backend) => Ok(backend.watched_descriptor()),
+            BackendImpl::Sim(_) => Err(std::io::Error::other("the simulator drives this core")),
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `executor.rs` | tasks, the loop, [`Executor`], [`Task`] |
+//! | `executor.rs`, `inside.rs` | tasks, the loop, [`Executor`], [`Task`]; the loop inside of a foreign runtime |
 //! | `io.rs` | [`Io`], the choice of a backend, the seam that backends implement |
 //! | `op.rs` | operations in flight and who owns their memory |
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
@@ -27,6 +27,7 @@ mod executor;
 mod file;
 mod flight;
 mod inline;
+mod inside;
 mod io;
 mod op;
 mod os;

@@ -104,6 +104,13 @@ impl UringBackend {
         self.reason.clone()
     }
 
+    /// The kernel makes it readable for every completion, deferred ones included.
+    pub(crate) fn watched_descriptor(&self) -> io::Result<Arc<OwnedFd>> {
+        let event = os::event_descriptor()?;
+        self.ring.borrow().ring.submitter().register_eventfd(event.as_raw_fd())?;
+        Ok(Arc::new(event))
+    }
+
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
         let op = match op {
             Op::Connect { address } => {

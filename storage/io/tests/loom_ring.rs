@@ -9,25 +9,42 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use heddle_io::ring::{Full, channel};
+use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-/// Unparks a thread of the model.
-struct Unpark(thread::Thread);
+/// Wakes a thread of the model. Not by `unpark`, which in loom also ends the wait of a `join`.
+#[derive(Default)]
+struct Awake {
+    woken: Mutex<bool>,
+    changed: Condvar,
+}
 
-impl Wake for Unpark {
-    fn wake(self: Arc<Unpark>) {
-        self.0.unpark();
+impl Wake for Awake {
+    fn wake(self: Arc<Awake>) {
+        *self.woken.lock().expect("no panic holds this") = true;
+        self.changed.notify_one();
+    }
+}
+
+impl Awake {
+    fn wait(&self) {
+        let mut woken = self.woken.lock().expect("no panic holds this");
+        while !*woken {
+            woken = self.changed.wait(woken).expect("no panic holds this");
+        }
+        *woken = false;
     }
 }
 
 /// Runs a future on this thread of the model.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let awake = Arc::new(Awake::default());
+    let waker = Waker::from(Arc::clone(&awake));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
+            Poll::Pending => awake.wait(),
         }
     }
 }

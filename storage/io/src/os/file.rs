@@ -1,0 +1,268 @@
+//! System calls on files, which wait for the disk if need be, and the pieces of vectored ones.
+#![expect(unsafe_code, reason = "system calls through libc")]
+
+use std::io::{self, Error};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use super::{PIECES_PER_CALL_MAX, checked, checked_len};
+use crate::buffer::{Buffer, Lease};
+use crate::file::{Access, DirEntry, EntryKind, File, FileKind, Metadata, OpenOptions};
+use crate::op::{SyncKind, Value};
+
+/// What is left of a vectored write: the pieces, and the pointers to them that the kernel gets.
+pub(crate) struct Vectored {
+    /// Keeps the memory alive. Never read: the kernel does.
+    _pieces: Vec<Lease>,
+    pointers: Vec<libc::iovec>,
+    /// The first piece that is not written whole.
+    next: usize,
+    /// Bytes that are not written yet.
+    left: usize,
+}
+
+// SAFETY: the pointers lead into the leases beside them, which are Send and whose memory nobody changes.
+unsafe impl Send for Vectored {}
+
+impl Vectored {
+    pub(crate) fn new(pieces: Vec<Lease>) -> Vectored {
+        let pointers: Vec<libc::iovec> = pieces
+            .iter()
+            .filter(|piece| !piece.is_empty())
+            .map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() })
+            .collect();
+        let left = pieces.iter().map(|piece| piece.len()).sum();
+        Vectored { _pieces: pieces, pointers, next: 0, left }
+    }
+
+    /// Bytes that are not written yet.
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The pieces for the next call.
+    pub(crate) fn next_call(&self) -> &[libc::iovec] {
+        let end = self.pointers.len().min(self.next + PIECES_PER_CALL_MAX);
+        &self.pointers[self.next..end]
+    }
+
+    /// `count` bytes were written.
+    pub(crate) fn written(&mut self, mut count: usize) {
+        assert!(count <= self.left, "the kernel wrote {count} bytes of {}", self.left);
+        self.left -= count;
+        while count > 0 {
+            let piece = &mut self.pointers[self.next];
+            if count < piece.iov_len {
+                // SAFETY: the result is inside of the same piece.
+                piece.iov_base = unsafe { piece.iov_base.cast::<u8>().add(count) }.cast();
+                piece.iov_len -= count;
+                return;
+            }
+            count -= piece.iov_len;
+            self.next += 1;
+        }
+    }
+}
+
+pub(crate) fn open(path: &Path, options: OpenOptions) -> io::Result<Value> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut open = std::fs::OpenOptions::new();
+    open.read(true).write(options.write).create(options.create).create_new(options.create_new);
+    open.truncate(options.truncate).mode(0o640);
+    if options.direct {
+        open.custom_flags(libc::O_DIRECT);
+    }
+    let file = open.open(path)?;
+    let access = if options.direct { Access::Direct } else { Access::Cached };
+    Ok(Value::File(File::with_access(path.to_owned(), FileKind::Os(file.into()), access)))
+}
+
+/// Reads behind what the buffer holds until `len` bytes or the end of the file.
+pub(crate) fn read(file: RawFd, position: u64, buffer: &mut Buffer, len: usize) -> io::Result<usize> {
+    assert!(len <= buffer.spare(), "the caller made room");
+    let mut count = 0;
+    while count < len {
+        let place = buffer.spare_start().cast();
+        let offset = (position + count as u64) as libc::off_t;
+        // SAFETY: `place` is valid for `len - count` bytes: the buffer is ours during the call.
+        match checked_len(unsafe { libc::pread(file, place, len - count, offset) }) {
+            Ok(0) => break,
+            Ok(more) => {
+                // SAFETY: the kernel has just filled that many bytes there.
+                unsafe { buffer.filled(more) };
+                count += more;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+/// Writes everything that is left.
+pub(crate) fn write_all(file: RawFd, mut position: u64, vectored: &mut Vectored) -> io::Result<()> {
+    while vectored.left() > 0 {
+        match write_once(file, position, vectored) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => position += count as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// One call that writes as much as it can.
+pub(crate) fn write_once(file: RawFd, position: u64, vectored: &mut Vectored) -> io::Result<usize> {
+    let pieces = vectored.next_call();
+    let (first, count, offset) = (pieces.as_ptr(), pieces.len() as libc::c_int, position as libc::off_t);
+    // SAFETY: the pieces point into leases that `vectored` holds during the call; the kernel only reads them.
+    let count = checked_len(unsafe { libc::pwritev(file, first, count, offset) })?;
+    vectored.written(count);
+    Ok(count)
+}
+
+/// One call that writes without waiting for the disk, as far as the file system lets us say so: `WouldBlock` if it would.
+pub(crate) fn write_inline(file: &File, position: u64, vectored: &mut Vectored) -> io::Result<usize> {
+    if !file.can_refuse_to_block() {
+        return write_once(file.descriptor(), position, vectored);
+    }
+    let pieces = vectored.next_call();
+    let (first, count, offset) = (pieces.as_ptr(), pieces.len() as libc::c_int, position as libc::off_t);
+    // SAFETY: the pieces point into leases that `vectored` holds during the call; the kernel only reads them.
+    let result = unsafe { libc::pwritev2(file.descriptor(), first, count, offset, libc::RWF_NOWAIT) };
+    match checked_len(result) {
+        Ok(count) => {
+            vectored.written(count);
+            Ok(count)
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            file.cannot_refuse_to_block();
+            write_once(file.descriptor(), position, vectored)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn sync(file: RawFd, kind: SyncKind) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    checked(unsafe {
+        match kind {
+            SyncKind::Data => libc::fdatasync(file),
+            SyncKind::All => libc::fsync(file),
+        }
+    })
+    .map(drop)
+}
+
+pub(crate) fn set_length(file: RawFd, len: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(|_| Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: no memory is involved.
+    checked(unsafe { libc::ftruncate(file, len) }).map(drop)
+}
+
+pub(crate) fn allocate(file: RawFd, position: u64, len: u64) -> io::Result<()> {
+    let too_big = |_| Error::from_raw_os_error(libc::EFBIG);
+    let (position, len) =
+        (libc::off_t::try_from(position).map_err(too_big)?, libc::off_t::try_from(len).map_err(too_big)?);
+    // SAFETY: no memory is involved.
+    checked(unsafe { libc::fallocate(file, 0, position, len) }).map(drop)
+}
+
+/// What is known of an open file.
+pub(crate) fn file_metadata(file: &OwnedFd) -> io::Result<Metadata> {
+    // A borrowed descriptor in the standard library's clothes, only for its `fstat`.
+    let file = std::mem::ManuallyDrop::new(
+        // SAFETY: `ManuallyDrop` keeps this from closing a descriptor that `file` still owns.
+        unsafe { std::fs::File::from_raw_fd(file.as_raw_fd()) },
+    );
+    Ok(metadata_of(&file.metadata()?))
+}
+
+/// What is known of a path.
+pub(crate) fn metadata(path: &Path) -> io::Result<Metadata> {
+    Ok(metadata_of(&std::fs::metadata(path)?))
+}
+
+fn metadata_of(metadata: &std::fs::Metadata) -> Metadata {
+    use std::os::unix::fs::MetadataExt;
+    Metadata {
+        len: metadata.len(),
+        kind: kind_of(metadata.file_type()),
+        modified_ms: metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000,
+    }
+}
+
+fn kind_of(kind: std::fs::FileType) -> EntryKind {
+    if kind.is_file() {
+        EntryKind::File
+    } else if kind.is_dir() {
+        EntryKind::Directory
+    } else {
+        EntryKind::Other
+    }
+}
+
+pub(crate) fn read_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
+    std::fs::read_dir(path)?
+        .map(|entry| {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok(DirEntry { name, kind: kind_of(entry.file_type()?) })
+        })
+        .collect()
+}
+
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
+
+/// Locks a file and writes our process id into it, or says who has it.
+pub(crate) fn lock(file: RawFd) -> io::Result<Value> {
+    // SAFETY: plain numbers; all zeros is a valid value and means "the whole file".
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: `lock` is valid during the call. A lock of the open file, not of the process: another opening in this very
+    // process is kept out too, and closing another descriptor of the file does not release it.
+    match checked(unsafe { libc::fcntl(file, libc::F_OFD_SETLK, &raw const lock) }) {
+        Ok(_) => {
+            let words = Lease::from_vec(format!("{}\n", std::process::id()).into_bytes());
+            set_length(file, 0)?;
+            write_all(file, 0, &mut Vectored::new(vec![words]))?;
+            Ok(Value::Unit)
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            let mut words = Buffer::with_capacity(32);
+            read(file, 0, &mut words, 32)?;
+            Ok(Value::LockedBy(std::str::from_utf8(&words).ok().and_then(|words| words.trim().parse().ok())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether all these bytes of a file are in memory; false if the kernel (before 6.5) or the file system cannot tell.
+pub(crate) fn is_resident(file: RawFd, position: u64, len: usize) -> bool {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    #[repr(C)]
+    struct Range {
+        position: u64,
+        len: u64,
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Pages {
+        cached: u64,
+        dirty: u64,
+        writeback: u64,
+        evicted: u64,
+        recently_evicted: u64,
+    }
+    let range = Range { position, len: len as u64 };
+    let mut pages = Pages::default();
+    // SAFETY: `range` and `pages` have the layout that cachestat(2) gives and are valid during the call.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, file, &raw const range, &raw mut pages, 0) };
+    let page = 4096;
+    let wanted = (position + len as u64).div_ceil(page) - position / page;
+    result == 0 && pages.cached >= wanted
+}
