@@ -1,0 +1,79 @@
+//! Writes the small data directory that every later binary must open: `cargo run --example write_fixture -- DIR`.
+//!
+//! Run once for each format version; what is in it is what `tests/engine/fixture.rs` expects. It is never written again.
+
+use std::path::Path;
+
+use heddle_engine::{
+    AppendOrigin, DataDir, Engine, EngineConfig, LogConfig, LogName, StoredCompression, WantedIdentity,
+};
+use heddle_io::{Executor, Io, IoConfig, Lease};
+use heddle_record::{
+    BatchBuilder, BatchOptions, BrokerId, Compression, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch,
+    ProducerId, Sequence, Timestamp, TopicId,
+};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let path = std::env::args().nth(1).ok_or("write_fixture DIR")?;
+    let executor = Executor::new(IoConfig::default())?;
+    let io = executor.io();
+    executor.run(write(&io, Path::new(&path)))
+}
+
+async fn write(io: &Io, path: &Path) -> Outcome<()> {
+    let wanted =
+        WantedIdentity { cluster_id: Some("Zml4dHVyZSBmb3JtYXQgMQ".to_owned()), broker_id: Some(BrokerId::new(3)) };
+    let dir = DataDir::open(io, path, &wanted).await?;
+    let engine = Engine::open(io, dir, EngineConfig::default()).await?;
+    write_orders(&engine).await?;
+    engine.close().await?;
+    Ok(())
+}
+
+/// Ten batches under two leader epochs, by every codec, in several segments; the first records are deleted.
+async fn write_orders(engine: &Engine) -> Outcome<()> {
+    let config = LogConfig {
+        segment_bytes: 1024,
+        index_interval_bytes: 200,
+        compression: StoredCompression::Producer,
+        timestamp_after_max: None,
+        ..LogConfig::default()
+    };
+    let log = engine.open_log(name("orders", 0), config).await?;
+    let codecs = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    for number in 0..10 {
+        let epoch = LeaderEpoch::new(if number < 6 { 0 } else { 4 });
+        let appended = log.append(batch(number, codecs[number as usize % 5])?, AppendOrigin::Client, epoch).await?;
+        log.flushed(appended.last_offset).await?;
+        log.set_high_watermark(appended.last_offset.next());
+    }
+    engine.delete_records_before(&log, Offset::new(4)).await?;
+    Ok(())
+}
+
+/// Three records of an idempotent producer, a second apart.
+fn batch(number: i32, compression: Compression) -> Outcome<Lease> {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        compression,
+        producer_id: ProducerId::new(4711),
+        producer_epoch: ProducerEpoch::new(2),
+        base_sequence: Sequence::new(number * 3),
+        ..BatchOptions::default()
+    });
+    for record in 0..3 {
+        let timestamp = 1_700_000_000_000 + i64::from(number * 3 + record) * 1000;
+        let key = format!("key {record}");
+        let value = format!("order {record} of batch {number}, {}", "to be delivered ".repeat(5));
+        builder.push(Timestamp::new(timestamp), Some(key.as_bytes()), Some(value.as_bytes()), &[])?;
+    }
+    let mut bytes = Vec::new();
+    builder.finish(&mut bytes)?;
+    Ok(Lease::from_vec(bytes))
+}
+
+fn name(topic: &str, partition: i32) -> LogName {
+    let id = LogId { topic: TopicId::new([partition as u8 + 1; 16]), partition: PartitionIndex::new(partition) };
+    LogName { topic: topic.to_owned(), id }
+}

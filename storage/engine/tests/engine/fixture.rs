@@ -1,0 +1,90 @@
+//! Every binary opens what earlier ones have written. `examples/write_fixture.rs` wrote it, once.
+
+use std::path::Path;
+
+use crate::harness::*;
+use heddle_engine::inspect::find_logs;
+use heddle_engine::{DataDir, Engine, EngineConfig, LogConfig, LogName, WantedIdentity};
+use heddle_record::{
+    BatchBuilder, BatchOptions, BrokerId, LeaderEpoch, LogId, PartitionIndex, ProducerEpoch, ProducerId, Sequence,
+    Timestamp, TopicId,
+};
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn orders() -> LogName {
+    let id = LogId { topic: TopicId::new([1; 16]), partition: PartitionIndex::new(0) };
+    LogName { topic: "orders".to_owned(), id }
+}
+
+/// The batch of the fixture's producer with this number, without its records' text.
+fn producer_batch(number: i32) -> heddle_io::Lease {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        producer_id: ProducerId::new(4711),
+        producer_epoch: ProducerEpoch::new(2),
+        base_sequence: Sequence::new(number * 3),
+        ..BatchOptions::default()
+    });
+    for _ in 0..3 {
+        builder.push(Timestamp::new(1), None, Some(b"again"), &[]).unwrap();
+    }
+    finish(builder)
+}
+
+async fn check_format_1(io: &heddle_io::Io, path: &Path) {
+    let wanted =
+        WantedIdentity { cluster_id: Some("Zml4dHVyZSBmb3JtYXQgMQ".into()), broker_id: Some(BrokerId::new(3)) };
+    let dir = DataDir::open(io, path, &wanted).await.unwrap();
+    let engine = Engine::open(io, dir, EngineConfig::default()).await.unwrap();
+    assert_eq!(engine.stored_logs().await.unwrap(), [orders()]);
+    let log = engine.open_log(orders(), LogConfig::default()).await.unwrap();
+    log.check_invariants();
+    let offsets = log.offsets();
+    assert_eq!((offsets.log_end.get(), offsets.flushed_end.get()), (30, 30));
+    let batches: Vec<(i64, i64)> = (0..10).map(|number| (number * 3, number * 3 + 2)).collect();
+    let from = offsets.log_start.get() / 3;
+    assert_eq!(read_all(io, &log).await, batches[from as usize..]);
+    assert_eq!(log.epoch_end_offset(LeaderEpoch::new(0)).unwrap().end_offset, offset(18));
+    assert_eq!(log.latest_epoch(), Some(LeaderEpoch::new(4)));
+    let found = log.offset_for_timestamp(Timestamp::new(1_700_000_013_001)).await.unwrap().unwrap();
+    assert_eq!((found.offset, found.timestamp.get()), (offset(14), 1_700_000_014_000));
+    for number in 5..10 {
+        let again = log.append(producer_batch(number), heddle_engine::AppendOrigin::Client, LeaderEpoch::new(4)).await;
+        assert!(again.unwrap().duplicate, "batch {number}");
+    }
+    let next = log.append(producer_batch(10), heddle_engine::AppendOrigin::Client, LeaderEpoch::new(4)).await.unwrap();
+    assert_eq!((next.base_offset, next.duplicate), (offset(30), false));
+    log.flushed(next.last_offset).await.unwrap();
+}
+
+#[test]
+fn format_1_opens_by_its_checkpoint_and_without_it() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1");
+    for with_checkpoint in [true, false] {
+        run(|io| {
+            let fixture = &fixture;
+            async move {
+                let home = tempfile::tempdir().unwrap();
+                let path = home.path().join("data");
+                copy_directory(fixture, &path);
+                if !with_checkpoint {
+                    std::fs::remove_file(path.join("heddle.checkpoint.0")).unwrap();
+                }
+                for log in find_logs(&io, &path).await.unwrap() {
+                    assert!(log.check(&io).await.unwrap().iter().all(|(_, report)| report.is_sound()));
+                }
+                check_format_1(&io, &path).await;
+            }
+        });
+    }
+}
