@@ -3,6 +3,7 @@
 
 mod data_dir;
 mod fixture;
+mod format;
 mod harness;
 mod inspect;
 mod log;
