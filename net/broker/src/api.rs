@@ -4,23 +4,29 @@
 //! ([`crate::connection`] does) and holds no API's logic: each has its file in `api/`.
 
 pub(crate) mod api_versions;
+pub(crate) mod create_topics;
 pub(crate) mod delete_records;
 pub(crate) mod fetch;
+pub(crate) mod init_producer_id;
 pub(crate) mod list_offsets;
+pub(crate) mod metadata;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+mod topic_view;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use heddle_cluster::controller::{Command, Fault, Response};
 use heddle_io::{File, Lease};
 use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, RequestHeader, Writer, frame};
 use heddle_record::BrokerId;
 
 use crate::connection::Session;
 use crate::core::Core;
+use crate::mailbox::FIRST_CORE;
 
 /// One API: what is advertised, what is served, and by whom.
 pub(crate) struct Api {
@@ -58,12 +64,15 @@ macro_rules! alone {
 }
 
 /// Every API that is served, by key. ApiVersions answers with this table.
-pub(crate) static TABLE: [Api; 6] = [
+pub(crate) static TABLE: [Api; 9] = [
     Api { key: ApiKey::Produce, versions: 3..=13, advertised_min: 0, handler: Handler::Overlapping },
     alone!(Fetch, 4..=18, fetch),
     alone!(ListOffsets, 1..=11, list_offsets),
+    alone!(Metadata, 0..=13, metadata),
     alone!(ApiVersions, 0..=4, api_versions),
+    alone!(CreateTopics, 2..=7, create_topics),
     alone!(DeleteRecords, 0..=2, delete_records),
+    alone!(InitProducerId, 0..=5, init_producer_id),
     alone!(OffsetForLeaderEpoch, 2..=4, offset_for_leader_epoch),
 ];
 
@@ -112,6 +121,14 @@ impl Call {
         let start = (bytes.as_ptr() as usize).wrapping_sub(self.frame.as_ptr() as usize);
         assert!(start <= self.frame.len(), "decoded bytes lie in the frame");
         self.frame.slice(start..start + bytes.len())
+    }
+
+    /// Has the controller change the metadata; the answer comes once every core answers from what has changed.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub(crate) async fn control(&self, command: Command) -> Result<Response, Fault> {
+        self.core.ask(FIRST_CORE, command).await
     }
 
     /// Where this client reaches this broker: what its listener advertises.

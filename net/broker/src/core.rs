@@ -26,6 +26,7 @@ use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
 use crate::message::{Ask, OpenRequest, Poll, PrepareRequest, PublishRequest, Reply, Request};
 use crate::partitions::Partitions;
 use crate::peer_log::PeerLog;
+use crate::producer_ids::ProducerIds;
 use crate::receive_budget::ReceiveBudget;
 use crate::sessions::Sessions;
 use crate::waiters::Polls;
@@ -49,6 +50,7 @@ struct Inner {
     sessions: Sessions,
     polls: Polls,
     peer_log: PeerLog,
+    producer_ids: ProducerIds,
     receive_budget: Rc<ReceiveBudget>,
     /// The loops that accept connections, until the core drains.
     accepting: RefCell<Vec<Task<()>>>,
@@ -87,6 +89,7 @@ impl Core {
             sessions: Sessions::default(),
             polls: Polls::default(),
             peer_log: PeerLog::new(io.clone()),
+            producer_ids: ProducerIds::default(),
             receive_budget: ReceiveBudget::new(config.receive_bytes_max / mailbox.cores()),
             accepting: RefCell::default(),
             mailbox,
@@ -132,6 +135,10 @@ impl Core {
 
     pub(crate) fn peer_log(&self) -> &PeerLog {
         &self.inner.peer_log
+    }
+
+    pub(crate) fn producer_ids(&self) -> &ProducerIds {
+        &self.inner.producer_ids
     }
 
     pub(crate) fn receive_budget(&self) -> &Rc<ReceiveBudget> {

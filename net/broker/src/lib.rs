@@ -27,6 +27,7 @@ mod message;
 mod partition;
 mod partitions;
 mod peer_log;
+mod producer_ids;
 mod receive_budget;
 mod routing;
 mod seat;
