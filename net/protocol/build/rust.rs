@@ -28,7 +28,7 @@ fn module_doc(schema: &Schema) -> String {
         Kind::Request => format!("API {}, {}.", first.key, api_name(first)),
         Kind::Key | Kind::Value | Kind::Metadata => format!("Record type {}.", first.key),
         _ => {
-            let names: Vec<_> = schema.messages.iter().map(|message| format!("[`{}`]", message.name)).collect();
+            let names: Vec<_> = schema.messages.iter().map(|message| format!("`{}`", message.name)).collect();
             format!("{}.", names.join(", "))
         }
     }
