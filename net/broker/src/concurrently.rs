@@ -6,16 +6,15 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-/// Runs three futures side by side until all have succeeded or one has failed; the others are then dropped.
+/// Runs three futures side by side until all have succeeded or one has failed.
 ///
 /// # Errors
 /// The first error.
 pub(crate) async fn try_all<E>(
-    first: impl Future<Output = Result<(), E>>,
-    second: impl Future<Output = Result<(), E>>,
-    third: impl Future<Output = Result<(), E>>,
+    mut first: Pin<&mut impl Future<Output = Result<(), E>>>,
+    mut second: Pin<&mut impl Future<Output = Result<(), E>>>,
+    mut third: Pin<&mut impl Future<Output = Result<(), E>>>,
 ) -> Result<(), E> {
-    let (mut first, mut second, mut third) = (pin!(first), pin!(second), pin!(third));
     let mut done = [false; 3];
     poll_fn(move |context| {
         if !done[0]
@@ -108,9 +107,10 @@ mod tests {
 
     #[test]
     fn all_succeed_or_the_first_error_ends_it() {
-        assert_eq!(now(try_all::<u8>(ready(Ok(())), ready(Ok(())), ready(Ok(())))), Some(Ok(())));
-        assert_eq!(now(try_all(ready(Ok(())), ready(Err(7)), pending())), Some(Err(7)));
-        assert_eq!(now(try_all::<u8>(ready(Ok(())), ready(Ok(())), pending())), None);
+        let done = || ready(Ok::<(), u8>(()));
+        assert_eq!(now(try_all(pin!(done()), pin!(done()), pin!(done()))), Some(Ok(())));
+        assert_eq!(now(try_all(pin!(done()), pin!(ready(Err(7))), pin!(pending()))), Some(Err(7)));
+        assert_eq!(now(try_all(pin!(done()), pin!(done()), pin!(pending()))), None);
     }
 
     #[test]

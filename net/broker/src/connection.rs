@@ -15,6 +15,7 @@ mod reader;
 mod session;
 mod writer;
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use heddle_io::{Lease, Socket};
@@ -31,7 +32,8 @@ pub(crate) use session::{Ending, Session};
 
 /// Serves one connection until either side ends it, and logs why if the peer is at fault.
 pub(crate) async fn serve(core: Core, socket: Socket, session: Rc<Session>) {
-    let work = converse(&core, &socket, &session);
+    // In memory of its own, once: futures that hold futures by value grow with every layer.
+    let work = Box::pin(converse(&core, &socket, &session));
     let ending = match core.io().catch_panic(work).await {
         Ok(Ok(())) => Ending::Finished,
         Ok(Err(ending)) => ending,
@@ -44,12 +46,10 @@ pub(crate) async fn serve(core: Core, socket: Socket, session: Rc<Session>) {
 async fn converse(core: &Core, socket: &Socket, session: &Rc<Session>) -> Result<(), Ending> {
     let frames = Frames::new();
     let outbox = Outbox::new(core.config().connection_requests_max);
-    concurrently::try_all(
-        reader::read(core, socket, session, &frames),
-        dispatch(core, session, &frames, &outbox),
-        writer::write(core, socket, session, &outbox),
-    )
-    .await
+    let read = pin!(reader::read(core, socket, session, &frames));
+    let dispatch = pin!(dispatch(core, session, &frames, &outbox));
+    let write = pin!(writer::write(core, socket, session, &outbox));
+    concurrently::try_all(read, dispatch, write).await
 }
 
 /// Takes frames one by one and queues what answers them.

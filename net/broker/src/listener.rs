@@ -4,6 +4,7 @@
 //!
 //! Every core listens on every address (SO_REUSEPORT): the kernel spreads connections by a hash of their addresses.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +24,9 @@ const BACKLOG: u32 = 1024;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(200);
 /// How long accepting pauses after any other failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+
+/// EAFNOSUPPORT, which the standard library has no kind for.
+const ADDRESS_FAMILY_UNKNOWN: i32 = 97;
 
 /// A listener, as far as other cores and clients need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +66,19 @@ pub(crate) async fn bind(io: &Io, configs: &[ListenerConfig]) -> Result<Vec<(Lis
                 let listening = Listening { name: config.name.clone(), address, advertised: config.advertised.clone() };
                 bound.push((share(io, address)?, listening));
             }
-            Err(error) if config.is_optional => tracing::info!("not listening on {address}: {error}"),
+            Err(error) if config.is_optional && is_missing(&error) => {
+                tracing::info!("not listening on {address}, which this machine does not have");
+            }
             Err(error) => return Err(StartError::Bind { address, error }),
         }
     }
     Ok(bound)
+}
+
+/// Whether the machine has no such address, or none of its kind (no IPv6).
+fn is_missing(error: &heddle_io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(ADDRESS_FAMILY_UNKNOWN)
 }
 
 /// Binds an address that other cores of this broker bind, too.

@@ -41,6 +41,9 @@ pub(crate) enum Letter {
     Reply { ticket: TicketIndex, reply: Reply },
 }
 
+/// A ring holds two thousand letters, and each pair of cores has two rings.
+const _: () = assert!(size_of::<Letter>() <= 128);
+
 /// Which open question of its asker a letter belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TicketIndex(usize);

@@ -240,6 +240,9 @@ impl Partition {
         engine: &Engine,
         before: DeleteBefore,
     ) -> Result<LogStartOffset, ErrorCode> {
+        if !self.log.config().cleanup_policy.deletes() {
+            return Err(ErrorCode::PolicyViolation);
+        }
         let offset = match before {
             DeleteBefore::HighWatermark => self.log.offsets().high_watermark.offset(),
             DeleteBefore::Offset(offset) if offset < Offset::ZERO => return Err(ErrorCode::OffsetOutOfRange),

@@ -4,6 +4,7 @@
 //! complaints about itself. Never decides what happens to the connection.
 
 use std::cell::Cell;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -31,28 +32,27 @@ impl PeerLog {
 
     /// Logs that a connection was closed for something that the peer did.
     pub(crate) fn closed(&self, peer: SocketAddr, reason: &str) {
-        if let Some(suppressed) = self.admit() {
-            tracing::warn!(%peer, suppressed, "connection closed: {reason}");
+        if let Some(unlogged) = self.admit() {
+            tracing::warn!(%peer, "connection closed: {reason}{unlogged}");
         }
     }
 
     /// Logs that a connection was turned away before its first byte was read.
     pub(crate) fn refused(&self, peer: SocketAddr, reason: &str) {
-        if let Some(suppressed) = self.admit() {
-            tracing::warn!(%peer, suppressed, "connection refused: {reason}");
+        if let Some(unlogged) = self.admit() {
+            tracing::warn!(%peer, "connection refused: {reason}{unlogged}");
         }
     }
 
     /// Logs that accepting pauses because of `error`; it goes on by itself.
     pub(crate) fn paused(&self, error: &heddle_io::Error) {
-        if let Some(suppressed) = self.admit() {
-            tracing::warn!(suppressed, "no new connections for a moment: {error}");
+        if let Some(unlogged) = self.admit() {
+            tracing::warn!("no new connections for a moment: {error}{unlogged}");
         }
     }
 
-    /// Takes one line from the budget: the number of faults that went unlogged since the last line, or nothing when
-    /// this one goes unlogged too.
-    fn admit(&self) -> Option<u64> {
+    /// Takes one line from the budget: how many went unlogged since the last, or nothing when this one does, too.
+    fn admit(&self) -> Option<Unlogged> {
         let now = self.io.now();
         if now.since(self.window_start.get()) >= WINDOW {
             self.window_start.set(now);
@@ -63,6 +63,15 @@ impl PeerLog {
             return None;
         }
         self.lines.set(self.lines.get() + 1);
-        Some(self.suppressed.replace(0))
+        Some(Unlogged(self.suppressed.replace(0)))
+    }
+}
+
+/// How many lines went unlogged; says nothing when there are none.
+struct Unlogged(u64);
+
+impl fmt::Display for Unlogged {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { Ok(()) } else { write!(formatter, " ({} more lines like this were left out)", self.0) }
     }
 }

@@ -176,12 +176,13 @@ fn a_produce_is_refused_in_kafkas_words() {
         let mut connection = World::connect(io, address).await;
         create_topic(&mut connection, "loom").await;
         let good = batch(&["a"]);
-        let refused = async |connection: &mut super::world::Connection, version, topic, partition, acks, records: &[u8]| {
-            let answer = connection.call(version, &produce(topic, partition, acks, records)).await;
-            let (error, base_offset) = produced(&answer);
-            assert_eq!(base_offset == -1, error != 0);
-            error
-        };
+        let refused =
+            async |connection: &mut super::world::Connection, version, topic, partition, acks, records: &[u8]| {
+                let answer = connection.call(version, &produce(topic, partition, acks, records)).await;
+                let (error, base_offset) = produced(&answer);
+                assert_eq!(base_offset == -1, error != 0);
+                error
+            };
         assert_eq!(refused(&mut connection, 7, "weft", 0, -1, &good).await, 3);
         assert_eq!(refused(&mut connection, 7, "loom", 9, -1, &good).await, 3);
         assert_eq!(refused(&mut connection, 7, "loom", 0, 5, &good).await, 21);

@@ -11,9 +11,7 @@ use heddle_io::sim::{Host, Simulator};
 use heddle_io::sync::Notify;
 use heddle_io::{Buffer, Io, Lease, Socket};
 use heddle_protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
-use heddle_protocol::messages::produce::{
-    PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData,
-};
+use heddle_protocol::messages::produce::{PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData};
 use heddle_protocol::{ApiKey, Message, Reader, Records, Request, Writer, frame};
 use heddle_record::{BatchBuilder, BatchOptions, Timestamp};
 
@@ -210,11 +208,8 @@ pub fn produced(answer: &Answer) -> (i16, i64) {
 pub async fn create_topic(connection: &mut Connection, name: &str) {
     for _ in 0..100 {
         let topic = MetadataRequestTopic { name: Some(name), ..Default::default() };
-        let request = MetadataRequest {
-            topics: Some(vec![topic].into()),
-            allow_auto_topic_creation: true,
-            ..Default::default()
-        };
+        let request =
+            MetadataRequest { topics: Some(vec![topic].into()), allow_auto_topic_creation: true, ..Default::default() };
         let answer = connection.call(9, &request).await;
         let response: MetadataResponse<'_> = answer.decode();
         let topic = response.topics.first().expect("the topic that was asked for");
