@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -14,7 +15,12 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// When it cannot be built.
-pub fn heddle() -> PathBuf {
+pub fn heddle() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(build)
+}
+
+fn build() -> PathBuf {
     let mut folder = std::env::current_exe().expect("a test knows its own path");
     folder.pop();
     if folder.ends_with("deps") {
