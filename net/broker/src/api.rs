@@ -4,9 +4,15 @@
 //! ([`crate::connection`] does) and holds no API's logic: each has its file in `api/`.
 
 pub(crate) mod api_versions;
+pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
 pub(crate) mod delete_records;
+pub(crate) mod delete_topics;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_configs;
+pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
+pub(crate) mod incremental_alter_configs;
 pub(crate) mod init_producer_id;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
@@ -64,16 +70,22 @@ macro_rules! alone {
 }
 
 /// Every API that is served, by key. ApiVersions answers with this table.
-pub(crate) static TABLE: [Api; 9] = [
+pub(crate) static TABLE: [Api; 15] = [
     Api { key: ApiKey::Produce, versions: 3..=13, advertised_min: 0, handler: Handler::Overlapping },
     alone!(Fetch, 4..=18, fetch),
     alone!(ListOffsets, 1..=11, list_offsets),
     alone!(Metadata, 0..=13, metadata),
     alone!(ApiVersions, 0..=4, api_versions),
     alone!(CreateTopics, 2..=7, create_topics),
+    alone!(DeleteTopics, 1..=6, delete_topics),
     alone!(DeleteRecords, 0..=2, delete_records),
     alone!(InitProducerId, 0..=5, init_producer_id),
     alone!(OffsetForLeaderEpoch, 2..=4, offset_for_leader_epoch),
+    alone!(DescribeConfigs, 1..=4, describe_configs),
+    alone!(CreatePartitions, 0..=3, create_partitions),
+    alone!(IncrementalAlterConfigs, 0..=1, incremental_alter_configs),
+    alone!(DescribeCluster, 0..=2, describe_cluster),
+    alone!(DescribeTopicPartitions, 0..=0, describe_topic_partitions),
 ];
 
 /// The row of an API key from the wire.

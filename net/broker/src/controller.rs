@@ -1,59 +1,306 @@
-//! The metadata of the cluster: decides, stores, publishes.
+//! The metadata of the cluster: decide, prepare, store, replay, publish.
 //!
-//! Owns the image that decisions are made on. Keeps it in memory only.
-use crate::core::Core;
-use crate::error::StartError;
-use heddle_cluster::controller::{Command, Context, Fault, RegisterBroker, Response, step};
-use heddle_cluster::{Endpoint, MetadataImage};
-use heddle_engine::Engine;
-use heddle_record::Timestamp;
-use std::cell::RefCell;
+//! Owns the metadata log and the image that decisions are made on; lives on the first core. Never decides itself
+//! ([`heddle_cluster::controller::step`] does), and nobody hears of a decision before the disk has it.
+//!
+//! ```text
+//! commands that wait ──▶ step, one after the other ──▶ every core opens the new logs
+//!                        ──▶ one batch in the metadata log, flushed ──▶ every core answers from the new image ──▶ answers
+//! ```
+//!
+//! All commands that wait share one round, so a thousand clients that each want a topic cost a few flushes. A power cut
+//! between the first and the second arrow leaves empty logs that no record names; the next start removes them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
 
-/// The first core's controller.
+use heddle_cluster::controller::{Command, Context, Decision, Fault, RegisterBroker, Response, step};
+use heddle_cluster::{Endpoint, MetadataImage, MetadataRecord};
+use heddle_engine::{AppendOrigin, CleanupPolicy, Engine, FirstBatch, Log, LogConfig, LogName, Piece, ReadLimit};
+use heddle_io::sync::{OneshotSender, Semaphore, oneshot};
+use heddle_io::{Io, Lease};
+use heddle_protocol::ErrorCode;
+use heddle_record::{
+    BatchBuilder, BatchOptions, Batches, LeaderEpoch, LogId, Offset, PartitionIndex, Timestamp, TopicId,
+};
+
+use crate::core::Core;
+use crate::error::StartError;
+
+/// The topic of the metadata log; no client can make one of this name.
+const METADATA_TOPIC: &str = "__cluster_metadata";
+/// Its id, the same in every cluster, as in Kafka.
+const METADATA_TOPIC_ID: TopicId = TopicId::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+/// The leadership of the one broker over its metadata log.
+const METADATA_EPOCH: LeaderEpoch = LeaderEpoch::new(0);
+/// Bytes of one read when the log is replayed.
+const REPLAY_BYTES: usize = 4 << 20;
+/// Commands that one round may decide.
+const ROUND_COMMANDS_MAX: usize = 1_024;
+/// Records after which a round takes no further command: its batch stays far below what a batch may be.
+const ROUND_RECORDS_MAX: usize = 20_000;
+
+/// What decides about metadata.
 pub(crate) struct Controller {
-    image: RefCell<MetadataImage>,
+    log: Log,
+    /// What every core answers from.
+    image: RefCell<Arc<MetadataImage>>,
+    waiting: RefCell<Vec<Waiting>>,
+    /// One round at a time: each is decided on the image that the one before it left.
+    turn: Semaphore,
+    /// The log failed: what is stored is not known, so nothing is decided any more.
+    is_lost: Cell<bool>,
 }
+
+/// A command, and who wants to hear what became of it.
+struct Waiting {
+    command: Command,
+    answer: OneshotSender<Result<Response, Fault>>,
+}
+
 impl Controller {
-    /// The controller of a broker that starts.
+    /// Replays the metadata log, removes logs that a crash left behind, and registers this run of the broker. Gives the
+    /// image to start with, which nobody has been told of.
+    ///
+    /// # Errors
+    /// The log cannot be opened or read, or does not fit together.
     pub(crate) async fn open(
         core: &Core,
-        _engine: &Engine,
+        engine: &Engine,
         endpoints: Vec<Endpoint>,
     ) -> Result<(Self, Arc<MetadataImage>), StartError> {
-        let command = Command::RegisterBroker(RegisterBroker {
+        let id = LogId { topic: METADATA_TOPIC_ID, partition: PartitionIndex::new(0) };
+        let name = LogName { topic: METADATA_TOPIC.to_owned(), id };
+        let log = engine.open_log(name, log_config()).await?;
+        let Replayed { mut image, removed } = replay(core.io(), &log).await?;
+        remove_strays(engine, &image, &removed).await?;
+        let registration = RegisterBroker {
             id: core.broker_id(),
             incarnation: core.io().random_bytes16(),
             endpoints,
             rack: core.config().rack.clone(),
-        });
-        let mut image = MetadataImage::default();
-        decide(core, &mut image, command);
-        Ok((Self { image: RefCell::new(image.clone()) }, Arc::new(image)))
+        };
+        let records = decide(core, &mut image, Command::RegisterBroker(registration)).records;
+        let image = Arc::new(image);
+        let controller = Self {
+            log,
+            image: RefCell::new(Arc::clone(&image)),
+            waiting: RefCell::default(),
+            turn: Semaphore::new(1),
+            is_lost: Cell::new(false),
+        };
+        controller.store(core.io(), &records).await.map_err(|fault| StartError::Elsewhere(fault.to_string()))?;
+        Ok((controller, image))
     }
 
-    /// Decides, and publishes what has changed.
+    /// Decides a command, stores what is decided, and tells every core before the response goes out.
+    ///
+    /// # Errors
+    /// A log could not be opened, or the decision could not be stored: nothing has changed then.
     pub(crate) async fn execute(&self, core: &Core, command: Command) -> Result<Response, Fault> {
-        let (image, response) = {
-            let mut image = self.image.borrow_mut();
-            let response = decide(core, &mut image, command);
-            (Arc::new(image.clone()), response)
+        let (answer, receiver) = oneshot();
+        self.waiting.borrow_mut().push(Waiting { command, answer });
+        // Turns come in the order of the commands and each takes at least the first that waits: by the end of its own
+        // turn a command has been decided. Most find that somebody else's turn has done it.
+        let turn = self.turn.acquire(1).await;
+        let round = self.next_round();
+        if !round.is_empty() {
+            self.round(core, round).await;
+        }
+        drop(turn);
+        receiver.await.expect("each round answers every command that it takes")
+    }
+
+    fn next_round(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.borrow_mut();
+        let count = waiting.len().min(ROUND_COMMANDS_MAX);
+        waiting.drain(..count).collect()
+    }
+
+    async fn round(&self, core: &Core, round: Vec<Waiting>) {
+        let mut image = MetadataImage::clone(&self.image.borrow());
+        let mut records = Vec::new();
+        let mut answers = Vec::new();
+        let mut round = round.into_iter();
+        for waiting in round.by_ref() {
+            let decision = decide(core, &mut image, waiting.command);
+            records.extend(decision.records);
+            answers.push((waiting.answer, decision.response));
+            if records.len() >= ROUND_RECORDS_MAX {
+                break;
+            }
+        }
+        self.waiting.borrow_mut().splice(..0, round);
+        let made = if records.is_empty() { Ok(()) } else { self.make_so(core, image, &records).await };
+        for (answer, response) in answers {
+            // Who asked may have gone away; what was decided stands.
+            let _ = answer.send(made.clone().map(|()| response));
+        }
+    }
+
+    /// Opens what is new, stores the records, and has every core answer from the image that they lead to.
+    async fn make_so(&self, core: &Core, image: MetadataImage, records: &[MetadataRecord]) -> Result<(), Fault> {
+        if self.is_lost.get() {
+            return Err(Fault::with(ErrorCode::KafkaStorageError, "the metadata log has failed; see the broker's log"));
+        }
+        let before = Arc::clone(&self.image.borrow());
+        let image = Arc::new(image);
+        let ready = core.prepare(&image).await.map_err(|reason| {
+            tracing::error!("topics are not created: {reason}");
+            Fault::with(ErrorCode::KafkaStorageError, reason)
+        });
+        let stored = match ready {
+            Ok(()) => self.store(core.io(), records).await,
+            Err(fault) => Err(fault),
         };
-        core.publish(image).await.expect("published");
-        Ok(response)
+        match stored {
+            Ok(()) => {
+                self.image.replace(Arc::clone(&image));
+                core.publish(&image).await;
+                Ok(())
+            }
+            Err(fault) => {
+                // What was opened is dropped again, unless the disk may have the records after all.
+                if !self.is_lost.get() {
+                    core.publish(&before).await;
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Appends records as one batch, so that all of them are there or none, and waits until the disk has them.
+    async fn store(&self, io: &Io, records: &[MetadataRecord]) -> Result<(), Fault> {
+        let lost = |error: &dyn Display| {
+            self.is_lost.set(true);
+            tracing::error!("metadata could not be stored, and changes no more: {error}");
+            Fault::with(ErrorCode::KafkaStorageError, error.to_string())
+        };
+        let batch = encode(records, Timestamp::new(io.wall_clock()));
+        let append = self.log.append(Lease::from_vec(batch), AppendOrigin::Broker, METADATA_EPOCH);
+        let appended = append.await.map_err(|error| lost(&error))?;
+        self.log.flushed(appended.last_offset).await.map_err(|error| lost(&error))?;
+        self.log.set_high_watermark(appended.last_offset.next());
+        Ok(())
     }
 }
 
-fn decide(core: &Core, image: &mut MetadataImage, command: Command) -> Response {
-    let context = Context {
-        image,
-        now: Timestamp::new(core.io().wall_clock()),
-        broker: core.broker_id(),
-        start: &core.config().settings,
-    };
+/// Decides one command on `image`, and moves the image on.
+fn decide(core: &Core, image: &mut MetadataImage, command: Command) -> Decision {
+    let now = Timestamp::new(core.io().wall_clock());
+    let context = Context { image, now, broker: core.broker_id(), start: &core.config().settings };
     let decision = step(&context, command);
     for record in &decision.records {
-        image.apply(record).expect("what is decided on an image fits it");
+        image.apply(record).expect("a decision fits the image that it was made on");
     }
-    decision.response
+    decision
+}
+
+/// The metadata log is kept whole: nothing expires, nothing is compressed again, every batch is flushed.
+fn log_config() -> LogConfig {
+    LogConfig {
+        cleanup_policy: CleanupPolicy::Compact,
+        retention_age: None,
+        max_message_bytes: i32::MAX as u32,
+        timestamp_after_max: None,
+        ..LogConfig::default()
+    }
+}
+
+fn encode(records: &[MetadataRecord], now: Timestamp) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for record in records {
+        builder.push(now, None, Some(&record.encode()), &[]).expect("limits on requests lie below those of a batch");
+    }
+    let mut bytes = Vec::new();
+    builder.finish(&mut bytes).expect("a batch without compression is always built");
+    bytes
+}
+
+/// What the metadata log says.
+struct Replayed {
+    image: MetadataImage,
+    /// Topics that were deleted.
+    removed: BTreeSet<TopicId>,
+}
+
+impl Replayed {
+    fn apply(&mut self, bytes: &[u8]) -> Result<(), String> {
+        for batch in Batches::new(bytes) {
+            let batch = batch.map_err(|error| error.to_string())?;
+            for record in batch.records() {
+                let record = record.map_err(|error| error.to_string())?;
+                let value = record.value.ok_or("a metadata record without a value")?;
+                let record = MetadataRecord::decode(value).map_err(|error| error.to_string())?;
+                self.image.apply(&record).map_err(|error| error.to_string())?;
+                if let MetadataRecord::RemoveTopic { id } = record {
+                    self.removed.insert(id);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies everything in the log to an empty image.
+async fn replay(io: &Io, log: &Log) -> Result<Replayed, StartError> {
+    let mut replayed = Replayed { image: MetadataImage::default(), removed: BTreeSet::new() };
+    let offsets = log.offsets();
+    let (mut next, end) = (offsets.log_start.offset(), offsets.log_end.offset());
+    log.set_high_watermark(offsets.committable_end);
+    while next < end {
+        let limit = ReadLimit { end, bytes_max: REPLAY_BYTES, first_batch: FirstBatch::AtLeastOne };
+        let read = log.read(next, limit).await.map_err(|error| unreadable(log, next, &error))?;
+        for piece in read.pieces {
+            let bytes = match piece {
+                Piece::Memory(bytes) => bytes,
+                Piece::File { file, position, len } => {
+                    io.read_lease(&file, position, len).await.map_err(heddle_engine::Error::from)?
+                }
+            };
+            replayed.apply(&bytes).map_err(|reason| unreadable(log, next, &reason))?;
+        }
+        if read.next_offset <= next {
+            return Err(unreadable(log, next, &"the log ends too early"));
+        }
+        next = read.next_offset;
+    }
+    replayed.image.check_invariants();
+    Ok(replayed)
+}
+
+fn unreadable(log: &Log, offset: Offset, reason: &dyn Display) -> StartError {
+    StartError::Elsewhere(format!("the metadata log {} cannot be read at offset {offset}: {reason}", log.name()))
+}
+
+/// Deletes the logs that a crash left behind: those of deleted topics, and empty ones of topics that no record names.
+/// A log with records that no record names is nobody's to delete; it is left alone, loudly.
+async fn remove_strays(
+    engine: &Engine,
+    image: &MetadataImage,
+    removed: &BTreeSet<TopicId>,
+) -> Result<(), heddle_engine::Error> {
+    for name in engine.stored_logs().await? {
+        let topic = name.id.topic;
+        if topic == METADATA_TOPIC_ID || image.topic(topic).is_some_and(|t| t.partition(name.id.partition).is_some()) {
+            continue;
+        }
+        if removed.contains(&topic) || is_empty(engine, &name).await? {
+            tracing::info!(log = %name, "removing what an unfinished creation or deletion left");
+            engine.delete_log(&name).await?;
+        } else {
+            tracing::warn!(log = %name, "no metadata names this log, and it has records: it is left as it is");
+        }
+    }
+    Ok(())
+}
+
+async fn is_empty(engine: &Engine, name: &LogName) -> Result<bool, heddle_engine::Error> {
+    match engine.open_log(name.clone(), LogConfig::default()).await {
+        Ok(log) => Ok(log.offsets().log_end.offset() == Offset::ZERO),
+        Err(heddle_engine::Error::Damaged { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -315,19 +315,23 @@ impl Core {
         assert!(self.inner.controller.set(controller).is_ok(), "there is one controller");
     }
 
-    /// Makes every core answer from `image`. New logs take writes on their cores before anybody is told of them; what
-    /// is gone is gone for everybody before its logs are deleted.
+    /// Has every core open the logs that `image` adds, so that they take writes before anybody is told of them.
     ///
     /// # Errors
-    /// A log could not be opened, in words: nobody was told of the image.
-    pub(crate) async fn publish(&self, image: Arc<MetadataImage>) -> Result<(), String> {
-        for asked in self.post_all(|| PrepareRequest(Arc::clone(&image))).await {
-            asked.answer::<PrepareRequest>().await?;
+    /// A log could not be opened, in words.
+    pub(crate) async fn prepare(&self, image: &Arc<MetadataImage>) -> Result<(), String> {
+        let mut outcome = Ok(());
+        for asked in self.post_all(|| PrepareRequest(Arc::clone(image))).await {
+            outcome = outcome.and(asked.answer::<PrepareRequest>().await);
         }
-        for asked in self.post_all(|| PublishRequest(Arc::clone(&image))).await {
+        outcome
+    }
+
+    /// Makes every core answer from `image`. What is gone is gone for everybody before its logs are deleted.
+    pub(crate) async fn publish(&self, image: &Arc<MetadataImage>) {
+        for asked in self.post_all(|| PublishRequest(Arc::clone(image))).await {
             asked.answer::<PublishRequest>().await;
         }
-        Ok(())
     }
 
     /// The cores but this one.

@@ -10,8 +10,23 @@ use super::{Answer, Call, Part, Refusal, TABLE};
 
 /// Serves a question for versions.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
-    let _request: ApiVersionsRequest<'_> = call.decode()?;
+    let request: ApiVersionsRequest<'_> = call.decode()?;
+    let names = [request.client_software_name, request.client_software_version];
+    if call.version >= NAMED && !names.into_iter().all(is_software_name) {
+        let error_code = ErrorCode::InvalidRequest.code();
+        return call.answer(&ApiVersionsResponse { error_code, ..ApiVersionsResponse::default() });
+    }
     call.answer(&response(ErrorCode::None))
+}
+
+/// From this version on clients say what they are (KIP-511).
+const NAMED: i16 = 3;
+
+/// Letters and digits, between them also `.` and `-`.
+fn is_software_name(name: &str) -> bool {
+    let ends = [name.bytes().next(), name.bytes().last()];
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    ends.into_iter().all(|end| end.is_some_and(|byte| byte.is_ascii_alphanumeric())) && name.bytes().all(is_inner)
 }
 
 /// Answers a version of this API that is not known: in version 0, with everything a client needs to choose again

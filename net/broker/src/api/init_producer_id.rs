@@ -34,8 +34,9 @@ fn check(request: &InitProducerIdRequest<'_>) -> Result<(), ErrorCode> {
     match request.transactional_id {
         _ if names_id != names_epoch => Err(ErrorCode::InvalidRequest),
         Some("") => Err(ErrorCode::InvalidRequest),
-        // Fatal for every client, where the errors of a coordinator would have it try again for ever.
-        Some(_) => Err(ErrorCode::UnsupportedVersion),
+        // There are no transactions. This error is final for Java's clients and for librdkafka alike, where those of a
+        // coordinator would have them try again for ever.
+        Some(_) => Err(ErrorCode::TransactionalIdAuthorizationFailed),
         None => Ok(()),
     }
 }
@@ -57,6 +58,6 @@ mod tests {
         assert_eq!(check(&request(None, 7, -1)), Err(ErrorCode::InvalidRequest));
         assert_eq!(check(&request(None, -1, 3)), Err(ErrorCode::InvalidRequest));
         assert_eq!(check(&request(Some(""), -1, -1)), Err(ErrorCode::InvalidRequest));
-        assert_eq!(check(&request(Some("loom"), -1, -1)), Err(ErrorCode::UnsupportedVersion));
+        assert_eq!(check(&request(Some("loom"), -1, -1)), Err(ErrorCode::TransactionalIdAuthorizationFailed));
     }
 }

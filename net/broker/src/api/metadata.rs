@@ -94,16 +94,20 @@ fn refuse(call: &Call, request: &MetadataRequest<'_>) -> Result<Answer, Refusal>
     respond(call, &call.core.image(), topics, false)
 }
 
-/// Creates those topics that do not exist, if this broker does that; those that it does not create, with the reason.
+/// Creates those topics that do not exist, if this broker does that, but not without limit at a time; those that it
+/// does not create, with the reason.
 async fn create_missing(call: &Call, names: &[&str]) -> Refused {
     let image = call.core.image();
     let layers = image.layers(call.core.broker_id(), &call.core.config().settings);
     let enabled = layers.broker_value("auto.create.topics.enable").is_some_and(|value| boolean(&value) == Ok(true));
+    let most = layers.broker_value("topic.creations.max").and_then(|value| value.parse().ok());
+    let most: usize = most.expect("a value is checked before it is kept");
     let creatable = |name: &&&str| image.topic_named(name).is_none() && !is_internal(name);
     let topics: Vec<NewTopic> = names
         .iter()
         .filter(creatable)
         .filter(|_| enabled)
+        .take(most)
         .map(|name| NewTopic {
             name: (*name).to_owned(),
             id: TopicId::new(call.core.io().random_bytes16()),

@@ -1,0 +1,211 @@
+//! DescribeConfigs (key 32): every setting of a topic or a broker, what it comes to and why.
+//!
+//! Owns which settings are listed and what is hidden. The values come from the image and from the start, the rest from
+//! the table of settings.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use heddle_cluster::MetadataImage;
+use heddle_cluster::controller::{Fault, ResourceKind, check_topic_name};
+use heddle_cluster::settings::layers::{Effective, Source, Synonym, Values};
+use heddle_cluster::settings::{Mode, Setting, broker_setting, broker_settings, topic_settings};
+use heddle_protocol::ErrorCode;
+use heddle_protocol::messages::describe_configs::{
+    DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
+    DescribeConfigsResult, DescribeConfigsSynonym,
+};
+
+use super::{Answer, Call, Refusal};
+
+/// The type of a setting that is in no table.
+const UNKNOWN_TYPE: i8 = 0;
+
+/// Serves a question for settings.
+pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
+    let request: DescribeConfigsRequest<'_> = call.decode()?;
+    let image = call.core.image();
+    let resources: Vec<DescribeConfigsResource<'_>> = request.resources.iter().collect();
+    let found: Vec<Result<Vec<Entry<'_>>, Fault>> =
+        resources.iter().map(|resource| describe(call, &image, resource)).collect();
+    let detail = Detail { synonyms: request.include_synonyms, documentation: request.include_documentation };
+    let results: Vec<DescribeConfigsResult<'_>> =
+        resources.iter().zip(&found).map(|(resource, found)| result(resource, found, detail)).collect();
+    call.answer(&DescribeConfigsResponse { results: results.into(), ..DescribeConfigsResponse::default() })
+}
+
+/// What a client wants to know of each setting besides its value.
+#[derive(Clone, Copy)]
+struct Detail {
+    synonyms: bool,
+    documentation: bool,
+}
+
+/// A setting of a resource.
+struct Entry<'a> {
+    name: &'a str,
+    /// Nothing for a name that Kafka reads by a prefix: its value is a secret, for all that is known.
+    setting: Option<&'static Setting>,
+    effective: Effective<'a>,
+    documentation: Cow<'static, str>,
+    read_only: bool,
+}
+
+fn describe<'a>(
+    call: &'a Call,
+    image: &'a MetadataImage,
+    resource: &DescribeConfigsResource<'_>,
+) -> Result<Vec<Entry<'a>>, Fault> {
+    let wanted: Option<BTreeSet<&str>> =
+        resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty()).map(|keys| keys.iter().collect());
+    let name = resource.resource_name;
+    let mut entries = match ResourceKind::from_code(resource.resource_type) {
+        Some(ResourceKind::Topic) => topic(call, image, name)?,
+        Some(ResourceKind::Broker) if name.is_empty() => cluster(image),
+        Some(ResourceKind::Broker) => {
+            check_broker(call, name)?;
+            broker(call, image)
+        }
+        // There is neither a logger with a level of its own, nor a subscription, nor a group.
+        Some(ResourceKind::BrokerLogger) => check_broker(call, name).map(|()| Vec::new())?,
+        Some(ResourceKind::ClientMetrics) => {
+            check_named(name, "Client metrics subscription name must not be empty").map(|()| Vec::new())?
+        }
+        Some(ResourceKind::Group) => check_named(name, "Group name must not be empty").map(|()| Vec::new())?,
+        None => return Err(invalid(format!("Unknown resource type {}", resource.resource_type))),
+    };
+    entries.retain(|entry| wanted.as_ref().is_none_or(|wanted| wanted.contains(entry.name)));
+    Ok(entries)
+}
+
+fn invalid(message: impl Into<String>) -> Fault {
+    Fault::with(ErrorCode::InvalidRequest, message)
+}
+
+fn check_broker(call: &Call, name: &str) -> Result<(), Fault> {
+    let own = call.core.broker_id().get();
+    match name.parse::<i32>() {
+        Ok(id) if id == own => Ok(()),
+        Ok(id) => Err(invalid(format!("Unexpected broker id, expected {own} or empty string, but received {id}"))),
+        Err(_) => Err(invalid(format!("Broker id must be an integer, but it is: {name}"))),
+    }
+}
+
+fn check_named(name: &str, otherwise: &str) -> Result<(), Fault> {
+    if name.is_empty() { Err(invalid(otherwise)) } else { Ok(()) }
+}
+
+fn topic<'a>(call: &'a Call, image: &'a MetadataImage, name: &str) -> Result<Vec<Entry<'a>>, Fault> {
+    check_topic_name(name)
+        .map_err(|reason| Fault::with(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}")))?;
+    let topic = image.topic_named(name).ok_or(Fault::new(ErrorCode::UnknownTopicOrPartition))?;
+    let layers = image.layers(call.core.broker_id(), &call.core.config().settings);
+    let listed = topic_settings().filter(|setting| !setting.internal || topic.config.contains_key(setting.name));
+    let entry = |setting| Entry::known(setting, layers.topic_setting(&topic.config, setting));
+    Ok(listed.map(entry).collect())
+}
+
+/// What was changed for all brokers at once, and nothing else.
+fn cluster(image: &MetadataImage) -> Vec<Entry<'_>> {
+    image.cluster_config().iter().map(|(name, value)| Entry::of_cluster(name, value)).collect()
+}
+
+fn broker<'a>(call: &'a Call, image: &'a MetadataImage) -> Vec<Entry<'a>> {
+    let own = call.core.broker_id();
+    let start = &call.core.config().settings;
+    let layers = image.layers(own, start);
+    let entry = |setting: &'static Setting| {
+        let mut effective = layers.broker_setting(setting);
+        if matches!(setting.name, "node.id" | "broker.id") {
+            // The data directory has the last word on the id.
+            effective.value = Some(Cow::Owned(own.to_string()));
+        }
+        Entry::known(setting, effective)
+    };
+    let listed = broker_settings().map(entry);
+    let listed = listed.filter(|entry| {
+        !entry.setting.is_some_and(|setting| setting.internal) || entry.effective.source != Source::Default
+    });
+    let mut entries: Vec<Entry<'_>> = listed.collect();
+    for (values, source) in [(image.broker_config(own), Source::DynamicBroker), (start, Source::Static)] {
+        entries.extend(prefixed(values).map(|(name, value)| Entry::unknown(name, value, source)));
+    }
+    entries
+}
+
+/// Values whose names are in no table.
+fn prefixed(values: &Values) -> impl Iterator<Item = (&str, &str)> {
+    let all = values.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    all.filter(|(name, _)| broker_setting(name).is_none())
+}
+
+impl<'a> Entry<'a> {
+    fn known(setting: &'static Setting, effective: Effective<'a>) -> Self {
+        let read_only = setting.mode == Mode::ReadOnly;
+        Entry {
+            name: setting.name,
+            setting: Some(setting),
+            effective,
+            documentation: setting.documentation(),
+            read_only,
+        }
+    }
+
+    fn of_cluster(name: &'a str, value: &'a str) -> Self {
+        let source = Source::DynamicCluster;
+        match broker_setting(name) {
+            None => Entry::unknown(name, value, source),
+            Some(setting) => {
+                let synonyms = vec![Synonym { setting, value, source }];
+                Entry::known(setting, Effective { value: Some(Cow::Borrowed(value)), source, synonyms })
+            }
+        }
+    }
+
+    fn unknown(name: &'a str, value: &'a str, source: Source) -> Self {
+        let effective = Effective { value: Some(Cow::Borrowed(value)), source, synonyms: Vec::new() };
+        Entry { name, setting: None, effective, documentation: Cow::Borrowed(""), read_only: false }
+    }
+
+    fn is_sensitive(&self) -> bool {
+        self.setting.is_none_or(Setting::is_sensitive)
+    }
+}
+
+fn result<'a>(
+    resource: &DescribeConfigsResource<'a>,
+    found: &'a Result<Vec<Entry<'a>>, Fault>,
+    detail: Detail,
+) -> DescribeConfigsResult<'a> {
+    let entries = found.as_deref().unwrap_or_default();
+    let fault = found.as_ref().err();
+    DescribeConfigsResult {
+        error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
+        error_message: Some(fault.and_then(|fault| fault.message.as_deref()).unwrap_or_default()),
+        resource_type: resource.resource_type,
+        resource_name: resource.resource_name,
+        configs: entries.iter().map(|entry| entry.shown(detail)).collect(),
+    }
+}
+
+impl Entry<'_> {
+    fn shown(&self, detail: Detail) -> DescribeConfigsResourceResult<'_> {
+        let synonyms = self.effective.synonyms.iter().filter(|_| detail.synonyms);
+        DescribeConfigsResourceResult {
+            name: self.name,
+            value: self.effective.value.as_deref().filter(|_| !self.is_sensitive()),
+            read_only: self.read_only,
+            config_source: self.effective.source.code(),
+            is_sensitive: self.is_sensitive(),
+            synonyms: synonyms
+                .map(|known| DescribeConfigsSynonym {
+                    name: known.setting.name,
+                    value: Some(known.value).filter(|_| !self.is_sensitive()),
+                    source: known.source.code(),
+                })
+                .collect(),
+            config_type: self.setting.map_or(UNKNOWN_TYPE, |setting| setting.value_type.code()),
+            documentation: detail.documentation.then_some(self.documentation.as_ref()),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! IncrementalAlterConfigs (key 44): settings of topics and brokers, changed while they run.
+//!
+//! Owns the translation between the wire and the controller, which decides.
+
+use heddle_cluster::controller::{AlterConfigs, AlterResource, AlteredResource, Command, ConfigChange, Response};
+use heddle_protocol::ErrorCode;
+use heddle_protocol::messages::incremental_alter_configs::{
+    AlterConfigsResource, AlterConfigsResourceResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+};
+
+use super::{Answer, Call, Refusal};
+
+/// Serves a request for changes.
+pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
+    let request: IncrementalAlterConfigsRequest<'_> = call.decode()?;
+    let resources: Vec<AlterResource> = request.resources.iter().map(|resource| changes(&resource)).collect();
+    let named: Vec<(i8, String)> = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+    let command = AlterConfigs { resources, validate_only: request.validate_only };
+    let altered = match call.control(Command::AlterConfigs(command)).await {
+        Ok(Response::AlterConfigs(altered)) => altered,
+        Ok(_) => unreachable!("a command is answered in kind"),
+        Err(fault) => {
+            let failed = |(kind, name)| AlteredResource { kind, name, result: Err(fault.clone()) };
+            named.into_iter().map(failed).collect()
+        }
+    };
+    let responses: Vec<AlterConfigsResourceResponse<'_>> = altered
+        .iter()
+        .map(|resource| {
+            let fault = resource.result.as_ref().err();
+            AlterConfigsResourceResponse {
+                error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
+                error_message: fault.and_then(|fault| fault.message.as_deref()),
+                resource_type: resource.kind,
+                resource_name: &resource.name,
+            }
+        })
+        .collect();
+    let response =
+        IncrementalAlterConfigsResponse { responses: responses.into(), ..IncrementalAlterConfigsResponse::default() };
+    call.answer(&response)
+}
+
+fn changes(resource: &AlterConfigsResource<'_>) -> AlterResource {
+    let changes = resource.configs.iter().map(|config| ConfigChange {
+        name: config.name.to_owned(),
+        operation: config.config_operation,
+        value: config.value.map(str::to_owned),
+    });
+    AlterResource { kind: resource.resource_type, name: resource.resource_name.to_owned(), changes: changes.collect() }
+}
