@@ -11,7 +11,9 @@
 //!
 //! **Order.** Batches leave the queue's front in order, and with idempotence up to five are in flight at once: the broker
 //! refuses one that comes before its turn. It can only do so if it knows the producer, so the first batch of a partition,
-//! and the first after any failure, travels alone. Without idempotence every batch travels alone.
+//! and the first after any failure, travels alone. And it recognises only the last five: no batch is sent for the first
+//! time while the fifth before it is not settled, although those between may be. Without idempotence every batch travels
+//! alone.
 //!
 //! **Sequences.** A batch gets its sequence when it is first sent, and keeps it when it is sent again: that is how the
 //! broker knows it. When a batch fails for good, those behind it would leave a gap; once nothing is in flight, the lane
@@ -141,8 +143,9 @@ struct Batch {
 enum Body {
     /// Not sent yet: no sequence, not compressed.
     Building(BatchBuilder),
-    /// As sent. `base_sequence` is [`Sequence::NONE`] without idempotence.
-    Built { bytes: Lease, base_sequence: Sequence },
+    /// As sent. `order` counts the batches of the lane that were sent; `base_sequence` is [`Sequence::NONE`] without
+    /// idempotence.
+    Built { bytes: Lease, base_sequence: Sequence, order: u64 },
 }
 
 struct OpenBatch {
@@ -171,6 +174,8 @@ pub(crate) struct Lane {
     /// A gap in the sequences: a new epoch starts once nothing is in flight.
     gap: bool,
     next_number: u64,
+    /// How many batches were sent for the first time.
+    next_order: u64,
 }
 
 impl Lane {
@@ -190,6 +195,7 @@ impl Lane {
             next_sequence: Sequence::new(0),
             gap: false,
             next_number: 0,
+            next_order: 0,
         }
     }
 
@@ -273,7 +279,8 @@ impl Lane {
         }
         if self.in_flight < self.window {
             self.seal_if_due(now);
-            if let Some(position) = self.queue.iter().position(|batch| !batch.in_flight) {
+            let next = self.queue.iter().position(|batch| !batch.in_flight);
+            if let Some(position) = next.filter(|position| self.may_send(*position)) {
                 return self.send(position);
             }
         }
@@ -282,6 +289,17 @@ impl Lane {
             Some(at) => Action::WaitUntil(at),
             None => Action::Wait,
         }
+    }
+
+    /// Whether the broker will still recognise the oldest batch after this one.
+    fn may_send(&self, position: usize) -> bool {
+        let orders = self.queue.iter().filter_map(|batch| match batch.body {
+            Body::Built { order, .. } => Some(order),
+            Body::Building(_) => None,
+        });
+        let was_sent = self.queue.get(position).is_some_and(|batch| matches!(batch.body, Body::Built { .. }));
+        let oldest = orders.min().unwrap_or(self.next_order);
+        was_sent || self.next_order - oldest < self.config.window_max as u64
     }
 
     fn send(&mut self, position: usize) -> Action {
@@ -319,7 +337,8 @@ impl Lane {
             None => Sequence::NONE,
         };
         self.next_sequence = self.next_sequence.next(batch.record_count);
-        batch.body = Body::Built { bytes: Lease::from_vec(bytes), base_sequence };
+        batch.body = Body::Built { bytes: Lease::from_vec(bytes), base_sequence, order: self.next_order };
+        self.next_order += 1;
         Ok(())
     }
 
@@ -352,7 +371,7 @@ impl Lane {
     fn next_deadline(&self) -> Option<Monotonic> {
         let expires = |created: Monotonic| created + self.config.delivery_timeout;
         let waiting = self.queue.iter().find(|batch| !batch.in_flight).map(|batch| expires(batch.created));
-        let may_send = self.in_flight < self.window;
+        let may_send = self.in_flight < self.window && waiting.is_none();
         let open =
             self.open.as_ref().map(|it| if may_send { it.created + self.config.linger } else { expires(it.created) });
         waiting.into_iter().chain(open).min()
@@ -412,7 +431,7 @@ impl Lane {
             !batch.maybe_written
         });
         for batch in &mut self.queue {
-            if let Body::Built { bytes, base_sequence } = &mut batch.body {
+            if let Body::Built { bytes, base_sequence, .. } = &mut batch.body {
                 let mut renumbered = bytes.to_vec();
                 stamp(&mut renumbered, identity, self.next_sequence);
                 *bytes = Lease::from_vec(renumbered);
@@ -440,8 +459,11 @@ impl Lane {
 
     fn written(&mut self, position: usize, written: Written) {
         self.remove(position).outcome.settle(Ok(written));
-        self.window = self.config.window_max;
-        self.failures = 0;
+        // One that stands behind a failure says nothing about it.
+        if position == 0 {
+            self.window = self.config.window_max;
+            self.failures = 0;
+        }
     }
 
     fn failed(&mut self, position: usize, error: Error, now: Monotonic, wait: Duration) {
@@ -487,7 +509,9 @@ impl Lane {
     fn split(&mut self, position: usize) {
         let options = self.options();
         let batch = self.remove(position);
-        let Body::Built { bytes, base_sequence } = batch.body else { unreachable!("only what was sent is answered") };
+        let Body::Built { bytes, base_sequence, order } = batch.body else {
+            unreachable!("only what was sent is answered")
+        };
         let halves = split::halves(&bytes, options);
         let outcomes = batch.outcome.split(halves[0].record_count);
         let mut sequence = base_sequence;
@@ -498,7 +522,7 @@ impl Lane {
             }
             let part = Batch {
                 number: self.next_number,
-                body: Body::Built { bytes: Lease::from_vec(bytes), base_sequence: sequence },
+                body: Body::Built { bytes: Lease::from_vec(bytes), base_sequence: sequence, order },
                 record_count: half.record_count,
                 created: batch.created,
                 in_flight: false,
@@ -537,15 +561,11 @@ impl Lane {
     fn check_invariants(&self) {
         assert_eq!(self.in_flight, self.queue.iter().filter(|batch| batch.in_flight).count());
         assert!(self.in_flight <= self.config.window_max);
-        let sequences = self.queue.iter().filter_map(|batch| match batch.body {
-            Body::Built { base_sequence, .. } => Some((base_sequence, base_sequence.next(batch.record_count))),
+        let orders = self.queue.iter().filter_map(|batch| match batch.body {
+            Body::Built { order, .. } => Some(order),
             Body::Building(_) => None,
         });
-        let mut expected = None;
-        for (first, next) in sequences.filter(|_| !self.gap) {
-            assert!(expected.is_none_or(|expected| expected == first), "the queue is in the order of its sequences");
-            expected = Some(next);
-        }
+        assert!(orders.is_sorted(), "the queue is in the order of the first sending");
         let built = self.queue.iter().map(|it| matches!(it.body, Body::Built { .. }));
         assert!(built.is_sorted_by(|a, b| a >= b), "what was numbered stands before what was not");
     }

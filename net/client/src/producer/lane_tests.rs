@@ -202,6 +202,28 @@ fn what_failed_goes_out_again_in_order_with_the_same_sequences() {
 }
 
 #[test]
+fn a_batch_is_settled_before_the_broker_can_forget_it() {
+    let mut scene = Scene::warm();
+    let oldest = scene.batch("oldest");
+    for value in ["b", "c", "d", "e", "f"] {
+        scene.batch(value);
+    }
+    let sent: Vec<_> = (0..5).map(|_| scene.sent()).collect();
+    // All five were written; the answer to the first was lost on another way than those to the others.
+    for (number, (_, _, sequence, _)) in &sent[1..] {
+        scene.written(*number, (*sequence).into());
+    }
+    assert!(matches!(scene.next(), Action::WaitUntil(_)), "a sixth would make the broker forget the first");
+    scene.refused(sent[0].0, ErrorCode::NotEnoughReplicasAfterAppend);
+    scene.pass(WAIT);
+    assert_eq!(scene.sent(), sent[0]);
+    assert!(matches!(scene.next(), Action::WaitUntil(_)));
+    scene.written(sent[0].0, 1);
+    assert!(settled(&oldest).unwrap().is_ok());
+    assert_eq!(scene.sent().1.2, 6);
+}
+
+#[test]
 fn a_lost_answer_is_asked_for_with_the_same_batch() {
     let mut scene = Scene::warm();
     let outcome = scene.batch("a");
