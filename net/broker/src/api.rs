@@ -27,7 +27,7 @@ use std::rc::Rc;
 
 use heddle_cluster::controller::{Command, Fault, Response};
 use heddle_io::{File, Lease};
-use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, RequestHeader, Writer, frame};
+use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, Writer, frame};
 use heddle_record::BrokerId;
 
 use crate::connection::Session;
@@ -108,13 +108,6 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The client's name for itself; empty where it gives none.
-    pub(crate) fn client_id(&self) -> &str {
-        let mut reader = Reader::new(&self.frame);
-        let header = RequestHeader::decode(&mut reader, self.key.request_header_version(self.version));
-        header.ok().and_then(|header| header.client_id).unwrap_or_default()
-    }
-
     /// The request's body.
     ///
     /// # Errors

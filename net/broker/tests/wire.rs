@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod wire {
-    pub mod connections;
-    pub mod data;
-    pub mod world;
+    pub(crate) mod connections;
+    pub(crate) mod data;
+    pub(crate) mod world;
 }

@@ -10,7 +10,13 @@ use heddle_record::Batches;
 use super::world::{Answer, World, batch, create_topic, produce, produced};
 
 /// A fetch of some partitions of one topic, all from one offset.
-pub fn fetch<'a>(topic: &'a str, partitions: &[i32], from: i64, min_bytes: i32, max_wait_ms: i32) -> FetchRequest<'a> {
+pub(crate) fn fetch<'a>(
+    topic: &'a str,
+    partitions: &[i32],
+    from: i64,
+    min_bytes: i32,
+    max_wait_ms: i32,
+) -> FetchRequest<'a> {
     let partitions: Vec<FetchPartition> = partitions
         .iter()
         .map(|partition| FetchPartition {
@@ -206,18 +212,17 @@ fn a_produce_is_refused_in_kafkas_words() {
 #[test]
 fn a_data_directory_opens_with_any_number_of_cores() {
     let mut world = World::new(15, 2, &[("num.partitions", "4")]);
-    let mut expected = 0;
-    for cores in [1, 3, 2] {
+    for (there_already, cores) in (0..).zip([1, 3, 2]) {
         let (io, address) = (world.io.clone(), world.address);
         world.run(async move {
             let mut connection = World::connect(io, address).await;
             create_topic(&mut connection, "loom").await;
             for partition in 0..4 {
                 let answer = connection.call(7, &produce("loom", partition, -1, &batch(&["a"]))).await;
-                assert_eq!(produced(&answer), (0, expected));
+                assert_eq!(produced(&answer), (0, there_already));
             }
         });
-        expected += 1;
+        let expected = there_already + 1;
         world.broker.kill();
         world.start(cores, &[("num.partitions", "4")]);
         let (io, address) = (world.io.clone(), world.address);

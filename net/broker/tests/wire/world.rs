@@ -16,19 +16,19 @@ use heddle_protocol::{ApiKey, Message, Reader, Records, Request, Writer, frame};
 use heddle_record::{BatchBuilder, BatchOptions, Timestamp};
 
 /// A broker and a machine for its clients.
-pub struct World {
-    pub simulator: Simulator,
-    pub broker: Host,
+pub(crate) struct World {
+    pub(crate) simulator: Simulator,
+    pub(crate) broker: Host,
     /// The core that clients run on.
-    pub io: Io,
-    pub address: SocketAddr,
+    pub(crate) io: Io,
+    pub(crate) address: SocketAddr,
     stop: Notify,
     ended: Rc<RefCell<Option<Result<(), BrokerError>>>>,
 }
 
 impl World {
     /// A broker with `cores` cores that serves.
-    pub fn new(seed: u64, cores: usize, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(seed: u64, cores: usize, settings: &[(&str, &str)]) -> Self {
         let simulator = Simulator::new(seed);
         let broker = simulator.host("broker");
         let io = simulator.host("client").start_core();
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// Starts the broker, which must not be running.
-    pub fn start(&mut self, cores: usize, settings: &[(&str, &str)]) {
+    pub(crate) fn start(&mut self, cores: usize, settings: &[(&str, &str)]) {
         let mut start = StartSettings::default();
         let listener = self.address.to_string();
         let own = [("log.dirs", "/data"), ("listeners", listener.as_str()), ("insecure", "true")];
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Tells the broker to stop; gives its end, after at most 10 s of virtual time.
-    pub fn stop(&self) -> Result<(), BrokerError> {
+    pub(crate) fn stop(&self) -> Result<(), BrokerError> {
         self.stop.notify_all();
         let end = self.simulator.now() + Duration::from_secs(10);
         while self.ended.borrow().is_none() {
@@ -79,33 +79,33 @@ impl World {
     }
 
     /// Runs a client to its end.
-    pub fn run<T: 'static>(&self, client: impl Future<Output = T> + 'static) -> T {
+    pub(crate) fn run<T: 'static>(&self, client: impl Future<Output = T> + 'static) -> T {
         self.simulator.run(&self.io, client).expect("the client's machine lives")
     }
 
     /// A new connection.
-    pub async fn connect(io: Io, address: SocketAddr) -> Connection {
+    pub(crate) async fn connect(io: Io, address: SocketAddr) -> Connection {
         let socket = io.connect(address).await.expect("the broker listens");
         Connection { io, socket, received: Buffer::with_capacity(1 << 16), next: 0 }
     }
 }
 
 /// A connection that sends what it is told, and expects answers in the order of its requests.
-pub struct Connection {
-    pub io: Io,
-    pub socket: Socket,
+pub(crate) struct Connection {
+    pub(crate) io: Io,
+    pub(crate) socket: Socket,
     received: Buffer,
     next: i32,
 }
 
 impl Connection {
     /// Sends bytes as they are.
-    pub async fn send_bytes(&self, bytes: Vec<u8>) {
+    pub(crate) async fn send_bytes(&self, bytes: Vec<u8>) {
         self.io.send(&self.socket, vec![Lease::from_vec(bytes)]).await.expect("the broker takes bytes");
     }
 
     /// Sends a request and gives its correlation id.
-    pub async fn send<'a, R: Request<'a>>(&mut self, version: i16, request: &R) -> i32 {
+    pub(crate) async fn send<'a, R: Request<'a>>(&mut self, version: i16, request: &R) -> i32 {
         let correlation_id = self.next;
         self.next += 1;
         let mut writer = Writer::new();
@@ -115,7 +115,7 @@ impl Connection {
     }
 
     /// The next frame; nothing when the broker has closed the connection.
-    pub async fn receive(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn receive(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some((length, rest)) = self.received.split_first_chunk::<4>() {
                 let length = u32::from_be_bytes(*length) as usize;
@@ -138,7 +138,7 @@ impl Connection {
     }
 
     /// Sends a request and gives the frame of its answer.
-    pub async fn call<'a, R: Request<'a>>(&mut self, version: i16, request: &R) -> Answer {
+    pub(crate) async fn call<'a, R: Request<'a>>(&mut self, version: i16, request: &R) -> Answer {
         let correlation_id = self.send(version, request).await;
         let answer = self.answer(R::KEY, version).await;
         assert_eq!(answer.correlation_id(), correlation_id, "answers come in order");
@@ -146,30 +146,30 @@ impl Connection {
     }
 
     /// The next answer, to a request of this API and version.
-    pub async fn answer(&mut self, key: ApiKey, version: i16) -> Answer {
+    pub(crate) async fn answer(&mut self, key: ApiKey, version: i16) -> Answer {
         Answer { key, version, frame: self.receive().await.expect("the broker answers") }
     }
 
     /// Whether the broker closes the connection without a word.
-    pub async fn is_closed(&mut self) -> bool {
+    pub(crate) async fn is_closed(&mut self) -> bool {
         self.receive().await.is_none()
     }
 }
 
 /// A response, to be decoded where it lies.
-pub struct Answer {
+pub(crate) struct Answer {
     key: ApiKey,
     version: i16,
     frame: Vec<u8>,
 }
 
 impl Answer {
-    pub fn correlation_id(&self) -> i32 {
+    pub(crate) fn correlation_id(&self) -> i32 {
         i32::from_be_bytes(*self.frame.first_chunk().expect("a response has a header"))
     }
 
     /// The response. All bytes must belong to it.
-    pub fn decode<'a, M: Message<'a>>(&'a self) -> M {
+    pub(crate) fn decode<'a, M: Message<'a>>(&'a self) -> M {
         let mut reader = Reader::new(&self.frame);
         frame::decode_response_header(&mut reader, self.key, self.version).expect("a header");
         let response = M::decode(&mut reader, self.version).expect("a response");
@@ -179,7 +179,7 @@ impl Answer {
 }
 
 /// A batch of records with these values.
-pub fn batch(values: &[&str]) -> Vec<u8> {
+pub(crate) fn batch(values: &[&str]) -> Vec<u8> {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     for value in values {
         builder.push(Timestamp::new(1_000), None, Some(value.as_bytes()), &[]).expect("a record fits");
@@ -190,14 +190,14 @@ pub fn batch(values: &[&str]) -> Vec<u8> {
 }
 
 /// A produce request for one partition.
-pub fn produce<'a>(topic: &'a str, partition: i32, acks: i16, records: &'a [u8]) -> ProduceRequest<'a> {
+pub(crate) fn produce<'a>(topic: &'a str, partition: i32, acks: i16, records: &'a [u8]) -> ProduceRequest<'a> {
     let partition = PartitionProduceData { index: partition, records: Some(Records::Bytes(records)) };
     let topic = TopicProduceData { name: topic, partition_data: vec![partition].into(), ..Default::default() };
     ProduceRequest { acks, timeout_ms: 5_000, topic_data: vec![topic].into(), ..Default::default() }
 }
 
 /// The error and the base offset of a produce response with one partition.
-pub fn produced(answer: &Answer) -> (i16, i64) {
+pub(crate) fn produced(answer: &Answer) -> (i16, i64) {
     let response: ProduceResponse<'_> = answer.decode();
     let topic = response.responses.first().expect("a topic");
     let partition = topic.partition_responses.first().expect("a partition");
@@ -205,7 +205,7 @@ pub fn produced(answer: &Answer) -> (i16, i64) {
 }
 
 /// Has the broker make a topic, with as many partitions as `num.partitions` says.
-pub async fn create_topic(connection: &mut Connection, name: &str) {
+pub(crate) async fn create_topic(connection: &mut Connection, name: &str) {
     for _ in 0..100 {
         let topic = MetadataRequestTopic { name: Some(name), ..Default::default() };
         let request =
