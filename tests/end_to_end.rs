@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
 use heddle_tests::process::Broker;
+use rskafka::client::error::{Error, ProtocolError};
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
@@ -173,6 +174,27 @@ fn a_client_that_is_not_ours_reads_what_it_wrote() {
             records.iter().map(|r| (r.offset, value(&r.record))).collect::<Vec<_>>(),
             [(100, "late".to_owned())]
         );
+        broker.stop();
+    });
+}
+
+/// The request that makes a topic is told that there is none, as on Kafka; the next one finds it.
+#[test]
+fn an_unknown_topic_is_reported_once_and_there_when_asked_again() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    runtime().block_on(async {
+        let broker = Broker::start(data.path(), &[]);
+        let client = connect(&broker.address).await;
+        let first = client.partition_client("new", 0, UnknownTopicHandling::Error).await;
+        let unknown = ProtocolError::UnknownTopicOrPartition;
+        assert!(
+            matches!(&first, Err(Error::ServerError { protocol_error, .. }) if *protocol_error == unknown),
+            "{:?}",
+            first.err()
+        );
+        let second = client.partition_client("new", 0, UnknownTopicHandling::Error).await.expect("it is there now");
+        let acked = second.produce(vec![record("first".to_owned())], Compression::NoCompression).await;
+        assert_eq!(acked.expect("an ack"), [0]);
         broker.stop();
     });
 }
