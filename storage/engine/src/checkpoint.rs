@@ -149,8 +149,10 @@ impl Engine {
             log.inner.start_flushing();
         }
         for log in logs.iter().filter(|log| log.offline().is_none()) {
-            log.flush().await?;
-            log.inner.write_indexes(Indexes::All).await?;
+            // A log that goes offline meanwhile has its last flushed state saved.
+            if log.flush().await.is_ok() {
+                log.inner.write_indexes(Indexes::All).await?;
+            }
         }
         self.save().await
     }
@@ -189,6 +191,7 @@ impl Engine {
         let name = layout::checkpoint_file(core.config.core);
         let written = write_checked(&core.io, core.dir.path(), &name, bytes).await;
         if let Err(error) = written {
+            core.dir.note_failure(&error);
             for log in &open {
                 log.inner.state.borrow_mut().unsaved = true;
             }

@@ -138,6 +138,13 @@ impl DataDir {
         }
     }
 
+    /// Takes the directory offline if this is a flush that failed, of whatever file: the disk loses what it was given.
+    pub(crate) fn note_failure(&self, error: &Error) {
+        if error.is_failed_flush() {
+            self.take_offline(error);
+        }
+    }
+
     /// What the last run's checkpoints say, for as long as it is needed.
     pub(crate) fn inherited(&self) -> &Mutex<Option<Inherited>> {
         &self.shared.inherited

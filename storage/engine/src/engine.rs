@@ -4,7 +4,7 @@
 //! that hold for a whole core. Which logs belong to this core is the broker's decision.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -58,12 +58,16 @@ pub(crate) struct Core {
     producers: Cell<usize>,
     /// Bytes appended since the last checkpoint.
     pub(crate) bytes_since_checkpoint: Cell<u64>,
+    /// Logs that are offline because the disk was full.
+    full: RefCell<BTreeSet<LogId>>,
     /// When a log with `flush_age_max` has to be flushed.
     flush_deadlines: RefCell<BTreeMap<LogId, Monotonic>>,
     /// Told when the upkeep has something to do before its time.
     upkeep: Notify,
 }
 
+/// How long a log that met a full disk stays offline before it is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// The longest that the upkeep sleeps, which bounds how long a new deadline can be missed.
 const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -88,6 +92,7 @@ impl Engine {
             dirty_files: Cell::new(0),
             producers: Cell::new(0),
             bytes_since_checkpoint: Cell::new(0),
+            full: RefCell::default(),
             flush_deadlines: RefCell::default(),
             upkeep: Notify::new(),
             config,
@@ -171,6 +176,7 @@ impl Engine {
         let (io, config) = (&self.inner.core.io, &self.inner.core.config);
         let mut checkpoint_at = io.now() + config.checkpoint_interval;
         let mut retention_at = io.now() + config.retention_check_interval;
+        let mut full_at = io.now();
         loop {
             let wake = self.inner.core.upkeep.wait();
             let now = io.now();
@@ -186,7 +192,13 @@ impl Engine {
                 }
                 retention_at = io.now() + config.retention_check_interval;
             }
-            let sleep_until = checkpoint_at.min(retention_at).min(flush_at.unwrap_or(now + UPKEEP_SLEEP_MAX));
+            if self.inner.core.has_full_logs() && now >= full_at {
+                self.reopen_full_logs().await;
+                full_at = io.now() + FULL_PAUSE;
+            }
+            let full_at = if self.inner.core.has_full_logs() { full_at } else { now + UPKEEP_SLEEP_MAX };
+            let sleep_until =
+                checkpoint_at.min(retention_at).min(full_at).min(flush_at.unwrap_or(now + UPKEEP_SLEEP_MAX));
             let now = io.now();
             let pause = if sleep_until > now { sleep_until - now } else { Duration::ZERO };
             // Woken or time is up: either way everything is looked at again.
@@ -206,6 +218,20 @@ impl Engine {
             }
         }
         deadlines.borrow().values().min().copied()
+    }
+
+    /// Brings logs back online that met a full disk. Where it still is full, the next append takes them offline again.
+    pub async fn reopen_full_logs(&self) {
+        for id in self.inner.core.take_full() {
+            let Some(log) = self.log(id) else { continue };
+            match log.inner.reopen().await {
+                Ok(()) => tracing::info!(log = %log.name(), "the log is online again"),
+                Err(error) if error.is_no_space() => self.inner.core.note_full(id),
+                Err(error) => {
+                    tracing::error!(log = %log.name(), %error, "the log cannot be opened again and stays offline")
+                }
+            }
+        }
     }
 
     async fn checkpoint_logged(&self) {
@@ -318,6 +344,20 @@ impl Core {
     pub(crate) fn release(&self, bytes: usize) {
         self.pending_bytes.set(self.pending_bytes.get() - bytes);
         self.drained.notify_all();
+    }
+
+    /// Notes a log that is offline because the disk was full.
+    pub(crate) fn note_full(&self, log: LogId) {
+        self.full.borrow_mut().insert(log);
+        self.upkeep.notify_all();
+    }
+
+    fn has_full_logs(&self) -> bool {
+        !self.full.borrow().is_empty()
+    }
+
+    fn take_full(&self) -> BTreeSet<LogId> {
+        std::mem::take(&mut self.full.borrow_mut())
     }
 
     fn checkpoint_is_due(&self) -> bool {

@@ -75,6 +75,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a flush failed, for another reason than a full disk.
+    pub(crate) fn is_failed_flush(&self) -> bool {
+        matches!(self, Error::Io(error) if error.operation().starts_with("sync") && !error.is_no_space())
+    }
+
+    /// Whether the process or the machine has run out of file descriptors.
+    pub(crate) fn is_too_many_files(&self) -> bool {
+        matches!(self, Error::Io(error) if error.is_too_many_files())
+    }
+
     /// Whether the disk (or its quota) is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, Error::Io(error) if error.is_no_space())

@@ -110,6 +110,11 @@ impl FileTable {
         }
     }
 
+    /// Closes every file that nobody else holds.
+    pub(crate) fn close_all(&self) {
+        *self.inner.borrow_mut() = Table::default();
+    }
+
     /// How many files are open.
     pub(crate) fn len(&self) -> usize {
         self.inner.borrow().files.len()

@@ -347,6 +347,40 @@ impl LogInner {
         first
     }
 
+    /// Brings a log back online whose writes failed for want of space: what was flushed is there, what came after it is
+    /// scanned as after a crash, and what does not fit is cut off. What was refused may be appended again.
+    ///
+    /// # Errors
+    /// As recovery; the log stays offline.
+    pub(crate) async fn reopen(&self) -> Result<(), Error> {
+        let _turn = self.exclusive().await;
+        let _index_turn = self.index_turn.acquire(1).await;
+        while self.state.borrow().writing || self.state.borrow().flushing {
+            self.io().yield_now().await;
+        }
+        if self.state.borrow().deleted {
+            return Ok(());
+        }
+        self.core.dir.offline_error().map_or(Ok(()), Err)?;
+        let flushed = self.snapshot(0, 0);
+        let mut state = crate::recovery::reopen(&self.core, &self.name, &self.path, &flushed).await?;
+        let mut current = self.state.borrow_mut();
+        if state.written.offset < current.high_watermark {
+            return Err(Error::Offline("committed records are gone".into()));
+        }
+        state.high_watermark = current.high_watermark;
+        state.log_start = current.log_start;
+        self.core.dirty_files.set(self.core.dirty_files.get() - current.dirty.len());
+        self.core.forget_producers(current.producers.len());
+        self.core.count_producers(state.producers.len());
+        *current = state;
+        current.check_invariants();
+        drop(current);
+        self.core.files.forget_log(self.name.id);
+        self.changed.notify_all();
+        Ok(())
+    }
+
     /// The log is being deleted: everything that waits for it, or asks it from now on, fails (case 23).
     pub(crate) fn mark_deleted(&self) {
         let mut state = self.state.borrow_mut();

@@ -55,10 +55,28 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
     });
     let files = list_segments(&core.io, path).await?;
     let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: lost && saved.is_none() };
-    match saved {
+    let opened = match saved {
         Some(saved) => recovery.resume(&saved).await,
         None => recovery.scan_all().await,
+    };
+    if let Err(error) = &opened {
+        core.dir.note_failure(error);
     }
+    opened
+}
+
+/// Opens a log again from what its state in memory says is flushed, after writes that failed for want of space.
+///
+/// # Errors
+/// As [`open_or_create`].
+pub(crate) async fn reopen(core: &Core, name: &LogName, path: &Path, flushed: &LogSnapshot) -> Result<LogState, Error> {
+    let files = list_segments(&core.io, path).await?;
+    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: false };
+    let opened = recovery.resume(flushed).await;
+    if let Err(error) = &opened {
+        core.dir.note_failure(error);
+    }
+    opened
 }
 
 /// Makes a new log with its first segment, durably. A log that always has its first segment loses nothing but its end in a
@@ -448,8 +466,9 @@ fn replay(state: &mut LogState, scanned: &ScannedBatch, batch: &RecordBatch<'_>,
     let segment = state.active();
     segment.index.note(scanned.indexed(), INDEX_INTERVAL_BYTES);
     segment.size = scanned.end();
-    segment.first_append_at.get_or_insert(header.max_timestamp.min(now));
-    segment.last_append_at = Some(header.max_timestamp.min(now).max(segment.last_append_at.unwrap_or(Timestamp::NONE)));
+    let time = if header.max_timestamp == Timestamp::NONE { now } else { header.max_timestamp.min(now) };
+    segment.first_append_at.get_or_insert(time);
+    segment.last_append_at = segment.last_append_at.max(Some(time));
     state.log_end = header.next_offset();
     state.producers.replay(header, now);
 }

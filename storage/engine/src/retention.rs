@@ -93,6 +93,7 @@ impl Engine {
         }
         let cut = inner.cut_files(end, &gone).await;
         if let Err(error) = cut {
+            inner.core.dir.note_failure(&error);
             inner.take_offline(&error);
             return Err(error);
         }

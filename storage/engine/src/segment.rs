@@ -5,6 +5,7 @@
 //! tried again, because how much of it is on disk is not known.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use heddle_io::{File, Lease, OpenOptions};
 use heddle_record::{Offset, Timestamp};
@@ -65,6 +66,9 @@ impl Segment {
     }
 }
 
+/// How often, and after which pause, a segment is opened again where the process has no descriptor left.
+const OPEN_TRIES: usize = 20;
+const OPEN_PAUSE: Duration = Duration::from_millis(25);
 /// Bytes of one write at most; a larger batch goes alone.
 const BURST_BYTES_MAX: usize = 4 << 20;
 
@@ -101,6 +105,9 @@ impl LogInner {
                 Err(error) => {
                     self.state.borrow_mut().pending_bytes -= bytes;
                     self.take_offline(&error);
+                    if error.is_no_space() {
+                        self.core.note_full(self.name.id);
+                    }
                 }
             }
         }
@@ -115,8 +122,21 @@ impl LogInner {
     }
 
     async fn write_burst(&self, burst: Burst) -> Result<(), Error> {
-        let file = self.file_to_write(burst.segment).await?;
+        let file = self.file_to_write_patiently(burst.segment).await?;
         self.core.device.write(self.io(), &file, burst.position, burst.pieces).await
+    }
+
+    /// The segment's file. Where the process has no descriptor left, idle files are closed and it is tried again: nothing
+    /// was written yet.
+    async fn file_to_write_patiently(&self, segment: Offset) -> Result<File, Error> {
+        for _ in 0..OPEN_TRIES {
+            match self.file_to_write(segment).await {
+                Err(error) if error.is_too_many_files() => self.core.files.close_all(),
+                other => return other,
+            }
+            self.io().sleep(OPEN_PAUSE).await;
+        }
+        self.file_to_write(segment).await
     }
 
     /// The segment's file, made if this is its first write, and held open until what is written to it is flushed.

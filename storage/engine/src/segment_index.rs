@@ -36,7 +36,10 @@ impl LogInner {
     pub(crate) fn complete_indexes_later(self: &Rc<Self>) {
         let log = Rc::clone(self);
         let task = async move {
-            if let Err(error) = log.write_indexes(Indexes::Due).await {
+            if let Err(error) = log.write_indexes(Indexes::Due).await
+                && log.offline().is_none()
+            {
+                log.core.dir.note_failure(&error);
                 // Only a cache of what the batches say: readers manage without, and the next start writes it again.
                 tracing::warn!(log = %log.name, %error, "an index file could not be written");
             }

@@ -25,7 +25,8 @@ impl LogInner {
             partition: self.name.id.partition.get(),
             generation,
             sequence,
-            log_start: state.log_start.get(),
+            // A start above the flushed end may be lost with the records below it.
+            log_start: state.log_start.min(point.offset).get(),
             recovery_offset: point.offset.get(),
             recovery_segment: point.segment.get(),
             recovery_position: point.position,

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod data_dir;
+mod failing_disk;
 mod fixture;
 mod format;
 mod harness;
