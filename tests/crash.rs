@@ -105,6 +105,7 @@ fn only() -> Option<(u64, u64)> {
     Some((seed.parse().expect("a seed"), step.parse().expect("a step")))
 }
 
+#[expect(clippy::print_stdout, reason = "how much was examined is worth a line under --nocapture")]
 fn no_cut_breaks_a_promise(model: FaultModel) {
     if let Some((seed, step)) = only() {
         let verdict = Story::new(seed, model).cut_at(step, 2);
