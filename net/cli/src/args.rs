@@ -63,8 +63,12 @@ pub(crate) struct ServeArgs {
     /// Where logs are kept; made when it does not exist [default: ./heddle-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Listen here; repeats [default: 127.0.0.1:9092 and [::1]:9092]
-    #[arg(long, value_name = "[NAME://]HOST:PORT")]
+    /// Where to listen.
+    #[arg(
+        long,
+        value_name = "[NAME://]HOST:PORT",
+        help = "Listen here; repeats [default: 127.0.0.1:9092 and [::1]:9092]"
+    )]
     pub(crate) listen: Vec<String>,
     /// Tell clients of the listener with this name to connect here; repeats [default: the address listened on]
     #[arg(long, value_name = "[NAME://]HOST:PORT")]
