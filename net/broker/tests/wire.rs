@@ -5,6 +5,7 @@
 
 mod wire {
     pub(crate) mod connections;
+    pub(crate) mod controller;
     pub(crate) mod data;
     pub(crate) mod world;
 }

@@ -90,6 +90,7 @@ fn result<'a>(topic: &'a CreatedTopic, configs: &'a [ConfigView], validate_only:
     match &topic.result {
         Ok(shape) => CreatableTopicResult {
             error_code: ErrorCode::None.code(),
+            error_message: None,
             topic_id: if validate_only { Uuid::ZERO } else { shape.id.into() },
             num_partitions: shape.partitions,
             replication_factor: shape.replication_factor,

@@ -401,14 +401,16 @@ fn new_partitions(topic: TopicId, from: i32, replicas: Vec<Vec<BrokerId>>) -> im
 }
 
 pub(super) fn delete(context: &Context<'_>, topics: &[DeleteTopic]) -> Decision {
-    let names = twice(topics.iter().filter_map(|topic| topic.name.as_deref()));
+    // One that is named in both ways is refused for that.
+    let by_name = topics.iter().filter(|topic| topic.id.is_zero());
+    let names = twice(by_name.filter_map(|topic| topic.name.as_deref()));
     let mut results: Vec<DeletedTopic> = Vec::new();
-    let mut gone = BTreeSet::new();
+    let (mut gone, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for topic in topics {
-        if topic.name.as_ref().is_some_and(|name| names.contains(name)) {
-            if results.iter().all(|result| result.name != topic.name) {
+        if let Some(name) = topic.name.as_ref().filter(|name| topic.id.is_zero() && names.contains(*name)) {
+            if refused.insert(name) {
                 let result = Err(Fault::with(ErrorCode::InvalidRequest, "Duplicate topic name."));
-                results.push(DeletedTopic { name: topic.name.clone(), id: TopicId::ZERO, result });
+                results.push(DeletedTopic { name: Some(name.clone()), id: TopicId::ZERO, result });
             }
             continue;
         }
