@@ -76,7 +76,7 @@ pub enum PlantedBug {
     KeepCutTail,
 }
 
-/// How one log is kept. The broker makes it from the topic's settings; [`LogConfig::check`] is called by the engine.
+/// How one log is kept. The broker makes it from the topic's settings; `checked` is called by the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     /// A segment that an append would carry beyond this many bytes is sealed first (`segment.bytes`).

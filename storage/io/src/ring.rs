@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Sending does not wake the receiver: [`RingSender::flush_wakeups`] does, once for many messages, and only if it waits.
-//! An end that waits leaves its waker in a cell ([`WakerCell`]) and looks again; the other end acts and looks into the
+//! An end that waits leaves its waker in a cell (`WakerCell`) and looks again; the other end acts and looks into the
 //! cell: with a sequentially consistent fence on both sides, at least one of the two sees the other.
 #![expect(unsafe_code, reason = "slots that hold a value or not, owned by turns")]
 
