@@ -17,16 +17,18 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Starts a broker with its data in `data`, which tells clients to connect to `advertised`.
+    /// Starts a broker with its data in `data`, which tells clients to connect to `advertised`, or to
+    /// where it listens.
     ///
     /// # Errors
     /// Why there can be none on this machine.
     ///
     /// # Panics
     /// When there should be one and it does not start.
-    pub fn start(data: &Path, advertised: &str) -> Result<Self, String> {
+    pub fn start(data: &Path, advertised: Option<&str>) -> Result<Self, String> {
         let folder = folder()?;
         let port = two_free_ports();
+        let advertised = advertised.map_or_else(|| format!("127.0.0.1:{port}"), str::to_owned);
         let extra = format!("advertised.listeners=PLAINTEXT://{advertised}");
         let kafka = Self { folder, data: data.to_owned(), port, address: format!("127.0.0.1:{port}") };
         let started = kafka.run("start").arg("1").env("KAFKA_PEER_EXTRA", extra).output().expect("bash runs");

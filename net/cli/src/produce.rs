@@ -45,17 +45,10 @@ async fn produce(client: &Client, args: &ProduceArgs) -> anyhow::Result<()> {
         bytes: 0,
         progress: Progress::new(client.io(), !args.quiet && !io::stdin().is_terminal()),
     };
-    if args.files.is_empty() {
-        if io::stdin().is_terminal() && !args.quiet {
-            output::note("one record a line; Ctrl-D ends");
-        }
-        writer.read(client.io(), Box::new(io::stdin()), "standard input").await?;
-    }
-    for path in &args.files {
-        let file = open(path)?;
-        writer.read(client.io(), Box::new(file), &path.display().to_string()).await?;
-    }
-    writer.finish().await
+    let read = writer.read_all(client.io()).await;
+    // What stands before a bad line was taken, and is written.
+    let finished = writer.finish().await;
+    read.and(finished)
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -109,6 +102,21 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Makes records of standard input or of all files.
+    async fn read_all(&mut self, io: &Io) -> anyhow::Result<()> {
+        if self.args.files.is_empty() {
+            if io::stdin().is_terminal() && !self.args.quiet {
+                output::note("one record a line; Ctrl-D ends");
+            }
+            return self.read(io, Box::new(io::stdin()), "standard input").await;
+        }
+        for path in &self.args.files {
+            let file = open(path)?;
+            self.read(io, Box::new(file), &path.display().to_string()).await?;
+        }
+        Ok(())
+    }
+
     /// Makes records of everything in `input`.
     async fn read(&mut self, io: &Io, input: Box<dyn Read + Send>, name: &str) -> anyhow::Result<()> {
         self.lines = 0;

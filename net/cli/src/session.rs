@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use heddle_client::{Client, ClientConfig, Error, nearest};
 use heddle_io::{Backend, Executor, IoConfig};
+use heddle_protocol::ApiKey;
 
 use crate::args::ConnectArgs;
 use crate::failure::{Exit, Failure};
@@ -53,6 +54,10 @@ pub(crate) fn explain(error: Error) -> Failure {
             Exit::Unreachable,
             format!("{error}; the cluster gave this address: is its advertised.listeners right for this machine?"),
         ),
+        Error::Unsupported { api: ApiKey::Metadata, .. } => {
+            let message = format!("{error}; is this the address of a controller, not of a broker?");
+            Failure::new(Exit::Unreachable, message)
+        }
         Error::UnknownTopic { .. } | Error::UnknownPartition { .. } => Failure::new(Exit::NotFound, error.to_string()),
         Error::Invalid { .. } => Failure::new(Exit::Usage, error.to_string()),
         _ => Failure::new(Exit::Failed, error.to_string()),
