@@ -115,6 +115,9 @@ impl<'a> Receiver<'a> {
         let mut buffer = Buffer::with_capacity(self.window.max(received.len() + 1));
         buffer.extend_from_slice(&received);
         drop(received);
+        if !buffer.is_empty() {
+            self.session.frame_started(self.core.io().now());
+        }
         loop {
             let needed = self.frame_length(&buffer)?;
             let capacity = self.capacity(buffer.len(), needed);

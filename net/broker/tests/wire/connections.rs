@@ -120,6 +120,23 @@ fn a_request_that_never_ends_is_cut() {
     });
 }
 
+/// The clock runs for a request that began in the bytes behind another one, too.
+#[test]
+fn a_request_that_began_behind_another_is_cut() {
+    let world = World::new(9, 1, &[]);
+    let (io, address) = (world.io.clone(), world.address);
+    world.run(async move {
+        let mut connection = World::connect(io.clone(), address).await;
+        let whole = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff];
+        connection.send_bytes([&whole[..], &[0, 0, 1, 0, 0]].concat()).await;
+        assert_eq!(connection.answer(ApiKey::ApiVersions, 0).await.correlation_id(), 7);
+        let began = io.now();
+        assert!(connection.is_closed().await);
+        let took = io.now().since(began);
+        assert!(took > Duration::from_secs(29) && took < Duration::from_secs(33), "cut after {took:?}");
+    });
+}
+
 #[test]
 fn an_idle_connection_is_closed() {
     let world = World::new(5, 1, &[("connections.max.idle.ms", "60000")]);
