@@ -95,7 +95,7 @@ impl BlockingBackend {
         let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
         os::epoll_control(&epoll, libc::EPOLL_CTL_ADD, event.as_raw_fd(), events, WAKE_UP)?;
         let wakes = WakeList::new(Box::new(WakeUp { event }));
-        let pool = Pool::new(config.pool_threads_max, Arc::clone(&wakes));
+        let pool = Pool::new(config.pool_threads_max, &wakes);
         Ok((BlockingBackend { reason, epoll, pool, waits: RefCell::default() }, wakes))
     }
 
@@ -103,8 +103,8 @@ impl BlockingBackend {
         self.reason.clone()
     }
 
-    pub(crate) fn watched_descriptor(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.epoll)
+    pub(crate) fn watched_descriptors(&self) -> Vec<Arc<OwnedFd>> {
+        vec![Arc::clone(&self.epoll)]
     }
 
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
@@ -143,7 +143,7 @@ impl BlockingBackend {
     pub(crate) fn turn(&self, slots: &Slots, wakes: &WakeList, wait: Wait) {
         self.reap(slots);
         let may_sleep = wait != Wait::Not && wakes.try_sleep();
-        if may_sleep && self.pool.has_done() {
+        if may_sleep && self.needs_turn() {
             wakes.awake();
             return self.reap(slots);
         }
@@ -167,6 +167,10 @@ impl BlockingBackend {
             }
         }
         self.reap(slots);
+    }
+
+    pub(crate) fn needs_turn(&self) -> bool {
+        self.pool.has_done()
     }
 
     pub(crate) fn close(&self, _slots: &Slots) {

@@ -160,9 +160,39 @@ impl Core {
         let ready = fired || self.has_ready();
         let wait = match (ready, wait) {
             (true, _) | (_, Wait::Not) => Wait::Not,
+            (false, _) if self.heard_while_awake() => Wait::Not,
             (false, _) => self.timers.next_deadline().map_or(Wait::UntilWoken, Wait::Until),
         };
+        if wait == Wait::Not {
+            self.backend.turn(&self.slots, &self.wakes, wait);
+            return;
+        }
+        let began = self.backend.now();
         self.backend.turn(&self.slots, &self.wakes, wait);
+        let ended_by_another_core = self.wakes.was_kicked();
+        self.spin.slept(self.backend.now().since(began), ended_by_another_core);
+    }
+
+    /// Waits awake, if that is worth it, for a message of another core. True if there is something to do.
+    fn heard_while_awake(&self) -> bool {
+        let Some(span) = self.spin.allowance() else { return false };
+        let mut end = self.backend.now() + span;
+        // A timer that is due in the meantime is not missed.
+        if let Some(deadline) = self.timers.next_deadline() {
+            end = end.min(deadline);
+        }
+        self.backend.submit();
+        let heard = loop {
+            if self.has_ready() || self.backend.has_news() {
+                break true;
+            }
+            if self.backend.now() >= end {
+                break false;
+            }
+            std::hint::spin_loop();
+        };
+        self.spin.waited(heard);
+        heard
     }
 }
 

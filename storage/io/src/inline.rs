@@ -5,8 +5,8 @@
 //!
 //! On ext4 the ring hands every buffered write to a kernel thread, which costs more than the copy itself. A copy to the
 //! page cache takes microseconds, unless the kernel throttles the writer because too much is dirty. So the last inline
-//! write decides: one that took longer than [`SLOW`] sends those that follow through the ring for [`PAUSE`]; and so does a
-//! sync that is overdue. File systems that can refuse to block (RWF_NOWAIT: XFS, btrfs) are asked to.
+//! write decides: after one that took longer than [`SLOW`] the next go through the ring for [`PAUSE_FACTOR`] times as long;
+//! and so they do while a sync is overdue. File systems that can refuse to block (RWF_NOWAIT: XFS, btrfs) are asked to.
 //! See docs/decisions/0003-inline-writes.md.
 
 use std::cell::{Cell, RefCell};
@@ -19,20 +19,19 @@ use crate::op::OpKey;
 use crate::os::{self, Vectored};
 use crate::timer::Monotonic;
 
-/// Bytes that are written inline, at most: about 100 µs of copying.
-const INLINE_BYTES_MAX: usize = 256 << 10;
-
 /// An inline write that takes longer was held up by the file system.
 const SLOW: Duration = Duration::from_millis(1);
 
-/// How long nothing is written inline after that.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing is written inline after that, as a multiple of what it took: the core is held up for a tenth of the
+/// time at most.
+const PAUSE_FACTOR: u32 = 10;
 
 /// A sync that takes longer says that the disk is behind.
 const SYNC_OVERDUE: Duration = Duration::from_millis(100);
 
-#[derive(Default)]
 pub(crate) struct InlineWrites {
+    /// Larger writes are for the ring.
+    bytes_max: usize,
     /// Nothing inline before this point.
     paused_until: Cell<Monotonic>,
     /// Syncs in flight and since when, in the order in which they began.
@@ -43,6 +42,10 @@ pub(crate) struct InlineWrites {
 pub(crate) type ForTheRing = (u64, Vectored);
 
 impl InlineWrites {
+    pub(crate) fn new(bytes_max: usize) -> InlineWrites {
+        InlineWrites { bytes_max, paused_until: Cell::default(), syncs: RefCell::default() }
+    }
+
     /// Writes everything now, or gives back what is for the ring.
     pub(crate) fn try_write(
         &self,
@@ -54,7 +57,7 @@ impl InlineWrites {
         if pieces.left() == 0 {
             return Ok(Ok(()));
         }
-        if pieces.left() > INLINE_BYTES_MAX || file.is_direct() {
+        if pieces.left() > self.bytes_max || file.is_direct() {
             return Err((position, pieces));
         }
         let began = os::monotonic();
@@ -75,8 +78,9 @@ impl InlineWrites {
             }
         };
         let ended = os::monotonic();
-        if ended.since(began) > SLOW {
-            self.paused_until.set(ended + PAUSE);
+        let took = ended.since(began);
+        if took > SLOW {
+            self.paused_until.set(ended + took * PAUSE_FACTOR);
         }
         Ok(result)
     }

@@ -27,7 +27,7 @@ impl Executor {
     pub fn run_inside<F: Future>(self, future: F) -> Result<impl Future<Output = F::Output>> {
         let main = self.core().main_task();
         let watched =
-            self.core().backend.watched_descriptor().map_err(|error| Error::from_std("run inside", &error))?;
+            self.core().backend.watched_descriptors().map_err(|error| Error::from_std("run inside", &error))?;
         let watcher = Watcher::start(watched).map_err(|error| Error::from_std("run inside", &error))?;
         main.schedule();
         Ok(Inside { future: Box::pin(future), main, watcher, executor: self })
@@ -58,7 +58,12 @@ impl<F: Future> Future for Inside<F> {
             }
             core.turn(Wait::Not);
             if !core.has_ready() && core.wakes.try_sleep() {
-                // From here on a kick reaches the watcher through the backend's descriptor.
+                // From here on a kick reaches the watcher through the backend's descriptor; before, nobody kicked. And what
+                // the turn's last results led to is not submitted yet.
+                if core.backend.needs_turn() {
+                    core.wakes.awake();
+                    continue;
+                }
                 this.watcher.arm(context.waker().clone(), core.timers.next_deadline());
                 return Poll::Pending;
             }
@@ -81,8 +86,8 @@ struct Shared {
     state: Mutex<State>,
     /// Readable when the state has changed.
     changed: OwnedFd,
-    /// Readable when the backend has something to do.
-    watched: Arc<OwnedFd>,
+    /// One is readable when the backend has something to do.
+    watched: Vec<Arc<OwnedFd>>,
 }
 
 #[derive(Default)]
@@ -101,7 +106,7 @@ impl Shared {
 }
 
 impl Watcher {
-    fn start(watched: Arc<OwnedFd>) -> io::Result<Watcher> {
+    fn start(watched: Vec<Arc<OwnedFd>>) -> io::Result<Watcher> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: os::event_descriptor()?, watched });
         let thread = std::thread::Builder::new().name("heddle-watcher".to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -140,14 +145,13 @@ fn watch(shared: &Shared) {
             (state.waker.is_some(), state.deadline)
         };
         let time_limit = deadline.filter(|_| armed).map(|deadline| deadline.since(os::monotonic()));
-        let watched = armed.then(|| shared.watched.as_raw_fd());
-        let ready = os::poll_two(shared.changed.as_raw_fd(), watched, time_limit);
-        if ready.first {
-            os::drain_event(shared.changed.as_raw_fd());
-        }
+        let watched = if armed { &*shared.watched } else { &[] };
+        let ready = os::poll_readable(shared.changed.as_raw_fd(), watched, time_limit);
+        os::drain_event(shared.changed.as_raw_fd());
         let is_due = deadline.is_some_and(|deadline| deadline <= os::monotonic());
-        if armed && (ready.second || is_due) {
-            os::drain_event(shared.watched.as_raw_fd());
+        if armed && (ready || is_due) {
+            // Before the waker is taken: what is drained here is seen by the poll that it leads to.
+            shared.watched.iter().for_each(|descriptor| os::drain_event(descriptor.as_raw_fd()));
             let waker = shared.lock().waker.take();
             if let Some(waker) = waker {
                 waker.wake();

@@ -12,6 +12,7 @@
 //! | `cancel(slots, key)` | nobody waits for `key`: end it early if that is possible; `finish` is due all the same |
 //! | `turn(slots, wakes, wait)` | submit, reap, finish what is done; sleep as [`Wait`] allows, after [`WakeList::try_sleep`] said so |
 //! | `close(slots)` | end everything: on return no memory of an operation is in use; unfinished operations need no `finish` |
+//! | `submit`, `has_news` | only of the ring: for waiting awake (`spin.rs`) |
 //! | `now`, `wall_clock`, `fill_random` | the clock and the dice |
 //! | `listen` | bind at once, or fail |
 //! | `name`, `reason` | for the log |
@@ -37,6 +38,7 @@ use crate::executor::{self, Panicked, Task, Tasks};
 use crate::op::{Op, OpKey, Outcome, Pending, Slots};
 use crate::sim::SimBackend;
 use crate::socket::{ListenOptions, Listener};
+use crate::spin::Spin;
 use crate::timer::{self, Elapsed, Monotonic, Sleep, Timers};
 use crate::uring::UringBackend;
 use crate::wake::{RemoteWaker, WakeList};
@@ -62,11 +64,14 @@ pub struct IoConfig {
     pub ring_entries: u32,
     /// Threads for blocking calls, at most, for each core; started when first needed.
     pub pool_threads_max: usize,
+    /// Writes of at most so many bytes go to the page cache without the ring while that is quick; 0 for none. Only on
+    /// the ring's backend. See docs/decisions/0003-inline-writes.md.
+    pub inline_write_bytes_max: usize,
 }
 
 impl Default for IoConfig {
     fn default() -> IoConfig {
-        IoConfig { backend: Backend::Auto, ring_entries: 256, pool_threads_max: 4 }
+        IoConfig { backend: Backend::Auto, ring_entries: 256, pool_threads_max: 4, inline_write_bytes_max: 256 << 10 }
     }
 }
 
@@ -88,6 +93,7 @@ pub(crate) struct Core {
     pub(crate) slots: Slots,
     pub(crate) wakes: Arc<WakeList>,
     pub(crate) backend: BackendImpl,
+    pub(crate) spin: Spin,
     /// The executor is gone.
     pub(crate) closed: Cell<bool>,
 }
@@ -99,12 +105,15 @@ impl Core {
     }
 
     pub(crate) fn new(backend: BackendImpl, wakes: Arc<WakeList>) -> Rc<Core> {
+        // Virtual time stands still while a core runs: nobody waits awake in it.
+        let spin = if matches!(backend, BackendImpl::Sim(_)) { Spin::never() } else { Spin::new() };
         Rc::new(Core {
             tasks: Tasks::default(),
             timers: Timers::default(),
             slots: Slots::default(),
             wakes,
             backend,
+            spin,
             closed: Cell::new(false),
         })
     }
@@ -165,6 +174,32 @@ impl BackendImpl {
         }
     }
 
+    /// Lets the kernel have what was started, without waiting for anything.
+    pub(crate) fn submit(&self) {
+        match self {
+            BackendImpl::Uring(backend) => backend.submit(),
+            BackendImpl::Blocking(_) | BackendImpl::Sim(_) => {}
+        }
+    }
+
+    /// Whether a turn would find something to finish, as far as can be seen without asking the kernel.
+    pub(crate) fn has_news(&self) -> bool {
+        match self {
+            BackendImpl::Uring(backend) => backend.has_news(),
+            BackendImpl::Blocking(_) | BackendImpl::Sim(_) => false,
+        }
+    }
+
+    /// Whether the core may not sleep yet: something is to be submitted, or was done that no turn has seen. Asked after
+    /// [`WakeList::try_sleep`] by who sleeps in the core's stead; a `turn` that may sleep asks by itself.
+    pub(crate) fn needs_turn(&self) -> bool {
+        match self {
+            BackendImpl::Uring(backend) => backend.needs_turn(),
+            BackendImpl::Blocking(backend) => backend.needs_turn(),
+            BackendImpl::Sim(_) => false,
+        }
+    }
+
     pub(crate) fn close(&self, slots: &Slots) {
         match self {
             BackendImpl::Uring(backend) => backend.close(slots),
@@ -201,11 +236,11 @@ impl BackendImpl {
         }
     }
 
-    /// A descriptor that is readable when a turn would find something to do: for who sleeps in this core's stead.
-    pub(crate) fn watched_descriptor(&self) -> std::io::Result<Arc<std::os::fd::OwnedFd>> {
+    /// Descriptors of which one is readable when a turn would find something to do: for who sleeps in this core's stead.
+    pub(crate) fn watched_descriptors(&self) -> std::io::Result<Vec<Arc<std::os::fd::OwnedFd>>> {
         match self {
-            BackendImpl::Uring(backend) => backend.watched_descriptor(),
-            BackendImpl::Blocking(backend) => Ok(backend.watched_descriptor()),
+            BackendImpl::Uring(backend) => backend.watched_descriptors(),
+            BackendImpl::Blocking(backend) => Ok(backend.watched_descriptors()),
             BackendImpl::Sim(_) => Err(std::io::Error::other("the simulator drives this core")),
         }
     }

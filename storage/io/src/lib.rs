@@ -13,7 +13,7 @@
 //! | `buffer.rs` | [`Buffer`] and [`Lease`] |
 //! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `sync.rs` | primitives between tasks of one core |
-//! | `ring.rs`, `wake.rs` | what crosses cores: the ring and the wake-up |
+//! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
 //! | `send_file.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
 //!
@@ -37,6 +37,7 @@ mod send_file;
 mod signal;
 pub mod sim;
 mod socket;
+mod spin;
 pub mod sync;
 pub mod threads;
 mod timer;

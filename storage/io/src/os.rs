@@ -6,6 +6,7 @@
 
 use std::io::{self, Error};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::signal::Signal;
@@ -162,22 +163,16 @@ pub(crate) fn drain_event(descriptor: RawFd) {
     unsafe { libc::read(descriptor, (&raw mut count).cast(), 8) };
 }
 
-/// Which of two descriptors can be read.
-pub(crate) struct Ready {
-    pub(crate) first: bool,
-    pub(crate) second: bool,
-}
-
-/// Waits until one of the descriptors can be read or the time is over.
-pub(crate) fn poll_two(first: RawFd, second: Option<RawFd>, time_limit: Option<Duration>) -> Ready {
+/// Waits until one of the descriptors can be read or the time is over. True if one other than the first can be.
+pub(crate) fn poll_readable(first: RawFd, others: &[Arc<OwnedFd>], time_limit: Option<Duration>) -> bool {
     let wanted = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // A negative descriptor is passed over.
-    let mut descriptors = [wanted(first), wanted(second.unwrap_or(-1))];
+    let others = others.iter().map(|other| wanted(other.as_raw_fd()));
+    let mut descriptors: Vec<_> = std::iter::once(wanted(first)).chain(others).collect();
     let limit = time_limit.map(timespec);
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the descriptors and the limit are valid during the call; the mask is not asked for.
-    unsafe { libc::ppoll(descriptors.as_mut_ptr(), 2, limit, std::ptr::null()) };
-    Ready { first: descriptors[0].revents != 0, second: descriptors[1].revents != 0 }
+    unsafe { libc::ppoll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, limit, std::ptr::null()) };
+    descriptors[1..].iter().any(|descriptor| descriptor.revents != 0)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::op::{Op, OpKey, Outcome, Value};
 use crate::os;
@@ -24,7 +24,8 @@ struct Shared {
     work: Condvar,
     /// A file job has ended.
     idle: Condvar,
-    wakes: Arc<WakeList>,
+    /// Weak: a thread that is still busy when its core ends keeps nothing of the core's open.
+    wakes: Weak<WakeList>,
 }
 
 #[derive(Default)]
@@ -44,11 +45,23 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// There is something for [`Pool::take_done`].
+    fn wake_core(&self) {
+        if let Some(wakes) = self.wakes.upgrade() {
+            wakes.kick_if_sleeping();
+        }
+    }
 }
 
 impl Pool {
-    pub(crate) fn new(threads_max: usize, wakes: Arc<WakeList>) -> Pool {
-        let shared = Shared { state: Mutex::default(), work: Condvar::new(), idle: Condvar::new(), wakes };
+    pub(crate) fn new(threads_max: usize, wakes: &Arc<WakeList>) -> Pool {
+        let shared = Shared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            wakes: Arc::downgrade(wakes),
+        };
         Pool { shared: Arc::new(shared), threads_max: threads_max.max(1) }
     }
 
@@ -79,7 +92,7 @@ impl Pool {
                 let refuse = |(key, op)| (key, Outcome::refused(op, io::Error::new(error.kind(), error.to_string())));
                 state.done.extend(queue.into_iter().map(refuse));
                 drop(state);
-                self.shared.wakes.kick_if_sleeping();
+                self.shared.wake_core();
             }
         }
     }
@@ -147,7 +160,7 @@ fn work(shared: &Shared) {
             shared.idle.notify_all();
         } else {
             state.done.push((key, outcome));
-            shared.wakes.kick_if_sleeping();
+            shared.wake_core();
         }
     }
 }

@@ -91,9 +91,9 @@ impl UringBackend {
         let backend = UringBackend {
             reason,
             ring: RefCell::new(ring),
-            pool: Pool::new(config.pool_threads_max, Arc::clone(&wakes)),
+            pool: Pool::new(config.pool_threads_max, &wakes),
             in_pool: Cell::new(0),
-            inline: InlineWrites::default(),
+            inline: InlineWrites::new(config.inline_write_bytes_max),
             wake_up,
         };
         backend.watch_wake_up();
@@ -104,11 +104,13 @@ impl UringBackend {
         self.reason.clone()
     }
 
-    /// The kernel makes it readable for every completion, deferred ones included.
-    pub(crate) fn watched_descriptor(&self) -> io::Result<Arc<OwnedFd>> {
+    /// One that the kernel makes readable for every completion, deferred ones included, and the wake-up itself: an event
+    /// that the ring watches does not reach the ring's own event reliably (the kernel puts off such nested events, and
+    /// Linux 6.18 loses the second of them).
+    pub(crate) fn watched_descriptors(&self) -> io::Result<Vec<Arc<OwnedFd>>> {
         let event = os::event_descriptor()?;
         self.ring.borrow().ring.submitter().register_eventfd(event.as_raw_fd())?;
-        Ok(Arc::new(event))
+        Ok(vec![Arc::new(event), Arc::clone(&self.wake_up)])
     }
 
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
@@ -162,7 +164,7 @@ impl UringBackend {
         let progressed = self.work_on_results(slots);
         let may_sleep = wait != Wait::Not && !progressed && wakes.try_sleep();
         // What the pool did before `try_sleep` kicked nobody, so it is looked for after.
-        if may_sleep && !(self.in_pool.get() > 0 && self.pool.has_done()) {
+        if may_sleep && !self.helpers_are_done() {
             let time_limit = match wait {
                 Wait::Until(deadline) => Some(deadline.since(os::monotonic())),
                 Wait::Not | Wait::UntilWoken => None,
@@ -175,6 +177,24 @@ impl UringBackend {
             wakes.awake();
         }
         self.work_on_results(slots);
+    }
+
+    /// Lets the kernel have what is queued.
+    pub(crate) fn submit(&self) {
+        self.ring.borrow_mut().submit();
+    }
+
+    /// Whether there are completions, or work of the ring's that was put off.
+    pub(crate) fn has_news(&self) -> bool {
+        self.ring.borrow_mut().has_news()
+    }
+
+    pub(crate) fn needs_turn(&self) -> bool {
+        self.helpers_are_done() || self.ring.borrow_mut().has_work()
+    }
+
+    fn helpers_are_done(&self) -> bool {
+        self.in_pool.get() > 0 && self.pool.has_done()
     }
 
     pub(crate) fn close(&self, _slots: &Slots) {
@@ -302,15 +322,27 @@ impl Ring {
 
     /// Lets the kernel have what is queued and takes what it has, without sleeping; no call if there is neither.
     fn submit(&mut self) {
-        let queue = self.ring.submission();
-        let needed = !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty();
-        drop(queue);
-        if needed {
+        if self.has_kernel_work() {
             self.enter(0, None);
         }
     }
 
-    /// The same, and sleeps until something completes or the time is over.
+    /// Whether an enter would submit or reap something.
+    fn has_kernel_work(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
+    }
+
+    /// The same, or there are completions.
+    fn has_work(&mut self) -> bool {
+        !self.ring.completion().is_empty() || self.has_kernel_work()
+    }
+
+    fn has_news(&mut self) -> bool {
+        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
+    }
+
+    /// As [`Ring::submit`], and sleeps until something completes or the time is over.
     fn submit_and_wait(&mut self, time_limit: Option<Duration>) {
         if self.backlog.is_empty() {
             self.enter(1, time_limit);

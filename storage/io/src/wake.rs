@@ -37,6 +37,8 @@ pub(crate) struct WakeList {
     top: AtomicPtr<TaskHeader>,
     /// Whether the owner is in the kernel, or about to be, and must be kicked.
     sleeping: AtomicBool,
+    /// Somebody kicked since the owner last asked.
+    kicked: AtomicBool,
     kick: Box<dyn Kick>,
 }
 
@@ -53,7 +55,12 @@ pub(crate) struct TaskHeader {
 
 impl WakeList {
     pub(crate) fn new(kick: Box<dyn Kick>) -> Arc<WakeList> {
-        Arc::new(WakeList { top: AtomicPtr::new(std::ptr::null_mut()), sleeping: AtomicBool::new(false), kick })
+        Arc::new(WakeList {
+            top: AtomicPtr::new(std::ptr::null_mut()),
+            sleeping: AtomicBool::new(false),
+            kicked: AtomicBool::new(false),
+            kick,
+        })
     }
 
     /// Whether no task is ready. Exact for the owner, a hint for others.
@@ -124,8 +131,14 @@ impl WakeList {
     pub(crate) fn kick_if_sleeping(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
+            self.kicked.store(true, Ordering::Relaxed);
             self.kick.kick();
         }
+    }
+
+    /// Whether somebody kicked since the last call. A hint: says nothing about what is in the list.
+    pub(crate) fn was_kicked(&self) -> bool {
+        self.kicked.load(Ordering::Relaxed) && self.kicked.swap(false, Ordering::Relaxed)
     }
 
     fn push(&self, header: Arc<TaskHeader>) {
