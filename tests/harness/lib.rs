@@ -8,9 +8,11 @@ pub mod engine_recovery;
 pub mod failing_fs;
 pub mod history;
 pub mod kafka;
+pub mod ledger;
 pub mod process;
 pub mod proxy;
 pub mod repository;
+pub mod simulated_broker;
 
 /// A thread of a test: it reads pipes and plays clients, beside the broker's process.
 #[expect(clippy::disallowed_methods, reason = "a test's own threads run no part of a core")]
