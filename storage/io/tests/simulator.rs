@@ -2,6 +2,8 @@
 //!
 //! What its disk promises is tested beside it, in `src/sim/promises.rs`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
