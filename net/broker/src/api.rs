@@ -88,6 +88,9 @@ pub(crate) static TABLE: [Api; 15] = [
     alone!(DescribeTopicPartitions, 0..=0, describe_topic_partitions),
 ];
 
+/// Topics, replicas or settings that one request about metadata may name, and settings that one answer may show.
+const NAMES_MAX: usize = 100_000;
+
 /// The row of an API key from the wire.
 pub(crate) fn find(key: i16) -> Option<&'static Api> {
     TABLE.iter().find(|api| api.key.code() == key)
@@ -126,6 +129,14 @@ impl Call {
         let start = (bytes.as_ptr() as usize).wrapping_sub(self.frame.as_ptr() as usize);
         assert!(start <= self.frame.len(), "decoded bytes lie in the frame");
         self.frame.slice(start..start + bytes.len())
+    }
+
+    /// Refuses a request that names more than one answer can hold: whatever is named costs memory many times over.
+    ///
+    /// # Errors
+    /// There are more than [`NAMES_MAX`].
+    pub(crate) fn check_count(&self, what: &'static str, count: usize) -> Result<(), Refusal> {
+        if count > NAMES_MAX { Err(Refusal::TooMany { what, limit: NAMES_MAX }) } else { Ok(()) }
     }
 
     /// Has the controller change the metadata; the answer comes once every core answers from what has changed.

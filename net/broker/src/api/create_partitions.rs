@@ -14,6 +14,11 @@ use super::{Answer, Call, Refusal};
 /// Serves a request for partitions.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: CreatePartitionsRequest<'_> = call.decode()?;
+    let size = |topic: CreatePartitionsTopic<'_>| {
+        let assignments = topic.assignments.iter().flatten();
+        1 + assignments.map(|assignment| 1 + assignment.broker_ids.len()).sum::<usize>()
+    };
+    call.check_count("topics and replicas", request.topics.iter().map(size).sum())?;
     let topics: Vec<MorePartitions> = request.topics.iter().map(|topic| more(&topic)).collect();
     let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
     let command = CreatePartitions { topics, validate_only: request.validate_only };

@@ -11,7 +11,6 @@ use heddle_protocol::messages::create_topics::{
 use heddle_protocol::{ErrorCode, Uuid};
 use heddle_record::{BrokerId, TopicId};
 
-use super::topic_view::TOPICS_MAX;
 use super::{Answer, Call, Refusal};
 
 /// From here on -1 partitions and replicas mean the defaults (KIP-464).
@@ -22,9 +21,11 @@ const SHAPES: i16 = 5;
 /// Serves a request to create topics.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: CreateTopicsRequest<'_> = call.decode()?;
-    if request.topics.len() > TOPICS_MAX {
-        return Err(Refusal::TooMany { what: "topics", limit: TOPICS_MAX });
-    }
+    let size = |topic: CreatableTopic<'_>| {
+        let replicas: usize = topic.assignments.iter().map(|assignment| 1 + assignment.broker_ids.len()).sum();
+        1 + replicas + topic.configs.len()
+    };
+    call.check_count("topics, replicas and settings", request.topics.iter().map(size).sum())?;
     let topics: Vec<NewTopic> = request.topics.iter().map(|topic| new_topic(call, &topic)).collect();
     let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
     let command = Command::CreateTopics(CreateTopics { topics, validate_only: request.validate_only });

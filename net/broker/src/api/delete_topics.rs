@@ -17,6 +17,7 @@ const DELETION_DISABLED: i16 = 3;
 /// Serves a request for topics to be deleted.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: DeleteTopicsRequest<'_> = call.decode()?;
+    call.check_count("topics", request.topics.len() + request.topic_names.len())?;
     let topics: Vec<DeleteTopic> = if call.version >= BY_ID {
         let topics = request.topics.iter();
         topics.map(|t| DeleteTopic { name: t.name.map(str::to_owned), id: TopicId::new(t.topic_id.0) }).collect()

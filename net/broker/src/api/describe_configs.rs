@@ -18,6 +18,8 @@ use heddle_protocol::messages::describe_configs::{
 
 use super::{Answer, Call, Refusal};
 
+/// Resources and settings that one answer may hold: those of more than 11,000 topics.
+const SETTINGS_MAX: usize = 400_000;
 /// The type of a setting that is in no table.
 const UNKNOWN_TYPE: i8 = 0;
 
@@ -25,12 +27,19 @@ const UNKNOWN_TYPE: i8 = 0;
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: DescribeConfigsRequest<'_> = call.decode()?;
     let image = call.core.image();
-    let resources: Vec<DescribeConfigsResource<'_>> = request.resources.iter().collect();
-    let found: Vec<Result<Vec<Entry<'_>>, Fault>> =
-        resources.iter().map(|resource| describe(call, &image, resource)).collect();
+    let mut found: Vec<(DescribeConfigsResource<'_>, Result<Vec<Entry<'_>>, Fault>)> = Vec::new();
+    let mut size = 0;
+    for resource in request.resources.iter() {
+        let entries = describe(call, &image, &resource);
+        size += 1 + entries.as_ref().map_or(0, Vec::len);
+        if size > SETTINGS_MAX {
+            return Err(Refusal::TooMany { what: "settings", limit: SETTINGS_MAX });
+        }
+        found.push((resource, entries));
+    }
     let detail = Detail { synonyms: request.include_synonyms, documentation: request.include_documentation };
     let results: Vec<DescribeConfigsResult<'_>> =
-        resources.iter().zip(&found).map(|(resource, found)| result(resource, found, detail)).collect();
+        found.iter().map(|(resource, entries)| result(resource, entries, detail)).collect();
     call.answer(&DescribeConfigsResponse { results: results.into(), ..DescribeConfigsResponse::default() })
 }
 

@@ -16,6 +16,7 @@ use super::{Answer, Call, Refusal};
 /// Serves a question for a page.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: DescribeTopicPartitionsRequest<'_> = call.decode()?;
+    call.check_count("topics", request.topics.len())?;
     let image = call.core.image();
     let layers = image.layers(call.core.broker_id(), &call.core.config().settings);
     let limit = layers.broker_value("max.request.partition.size.limit").expect("the setting has a default");

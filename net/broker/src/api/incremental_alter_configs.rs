@@ -13,6 +13,8 @@ use super::{Answer, Call, Refusal};
 /// Serves a request for changes.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: IncrementalAlterConfigsRequest<'_> = call.decode()?;
+    let named = request.resources.iter().map(|resource| 1 + resource.configs.len()).sum();
+    call.check_count("resources and settings", named)?;
     let resources: Vec<AlterResource> = request.resources.iter().map(|resource| changes(&resource)).collect();
     let named: Vec<(i8, String)> = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
     let command = AlterConfigs { resources, validate_only: request.validate_only };

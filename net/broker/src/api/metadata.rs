@@ -12,12 +12,10 @@ use heddle_cluster::{MetadataImage, TopicImage};
 use heddle_protocol::messages::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use heddle_protocol::{ErrorCode, Uuid};
+use heddle_protocol::{Array, ErrorCode, Uuid};
 use heddle_record::TopicId;
 
-use super::topic_view::{
-    CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, PartitionView, TOPIC_OPERATIONS, TOPICS_MAX, is_internal,
-};
+use super::topic_view::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, PartitionView, TOPIC_OPERATIONS, is_internal};
 use super::{Answer, Call, Refusal};
 
 /// From here on topics may be asked for by id.
@@ -36,9 +34,7 @@ type Refused = BTreeMap<String, ErrorCode>;
 /// Serves a request for metadata.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let request: MetadataRequest<'_> = call.decode()?;
-    if request.topics.as_ref().is_some_and(|topics| topics.len() > TOPICS_MAX) {
-        return Err(Refusal::TooMany { what: "topics", limit: TOPICS_MAX });
-    }
+    call.check_count("topics", request.topics.as_ref().map_or(0, Array::len))?;
     let Some(wanted) = wanted(&request, call.version) else {
         return refuse(call, &request);
     };

@@ -6,9 +6,6 @@ use heddle_cluster::{MetadataImage, PartitionState};
 use heddle_protocol::ErrorCode;
 use heddle_record::BrokerId;
 
-/// Topics that one request may name.
-pub(crate) const TOPICS_MAX: usize = 100_000;
-
 /// Every operation there is on a topic, a bit for each code of Kafka's `AclOperation`: read, write, create, delete,
 /// alter, describe, describe configs, alter configs. Nobody is kept from any of them.
 pub(crate) const TOPIC_OPERATIONS: i32 = operations(&[3, 4, 5, 6, 7, 8, 10, 11]);
