@@ -195,7 +195,7 @@ impl LogInner {
         state.check_order();
         drop(state);
         self.core.dirty_files.set(self.core.dirty_files.get() - closed);
-        self.changed.notify_all();
+        self.limits_moved();
     }
 }
 

@@ -44,11 +44,16 @@ pub(crate) struct LogInner {
     pub(crate) state: RefCell<LogState>,
     /// Told whenever a limit moves or the log goes offline.
     pub(crate) changed: Notify,
+    /// Called before `changed` is told.
+    follower: RefCell<Option<Follower>>,
     /// Appends pass one at a time, in the order in which they came.
     turn: Semaphore,
     /// One task at a time changes the index files.
     pub(crate) index_turn: Semaphore,
 }
+
+/// What [`Log::follow`] was given.
+type Follower = Rc<dyn Fn(&Log)>;
 
 /// What an append was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +178,7 @@ impl Log {
         *self.inner.config.borrow_mut() = Rc::new(config.checked());
         // A topic that no longer relaxes flushing may have bytes that nobody has asked to flush.
         self.inner.flush_if_due();
-        self.inner.changed.notify_all();
+        self.inner.limits_moved();
     }
 
     /// The limits of the log, all read at one moment (case 49).
@@ -184,6 +189,12 @@ impl Log {
     /// Told whenever a limit moves, or the log goes offline.
     pub fn changed(&self) -> &Notify {
         &self.inner.changed
+    }
+
+    /// Calls `follower` on the spot whenever a limit moves, before anybody who waits for that runs. It may look at the
+    /// log and move its high watermark; it takes the place of the one before it.
+    pub fn follow(&self, follower: impl Fn(&Log) + 'static) {
+        *self.inner.follower.borrow_mut() = Some(Rc::new(follower));
     }
 
     /// Why the log takes no appends, if it does not.
@@ -297,6 +308,7 @@ impl LogInner {
             config: RefCell::new(Rc::new(config.checked())),
             state: RefCell::new(state),
             changed: Notify::new(),
+            follower: RefCell::default(),
             turn: Semaphore::new(1),
             index_turn: Semaphore::new(1),
         }
@@ -304,6 +316,15 @@ impl LogInner {
 
     pub(crate) fn io(&self) -> &Io {
         &self.core.io
+    }
+
+    /// Tells whoever follows the log's limits. The state must not be borrowed.
+    pub(crate) fn limits_moved(self: &Rc<Self>) {
+        let follower = self.follower.borrow().clone();
+        if let Some(follower) = follower {
+            follower(&Log { inner: Rc::clone(self) });
+        }
+        self.changed.notify_all();
     }
 
     /// Waits until every append that came before has its offsets and there is room for `len` more bytes.
@@ -352,7 +373,7 @@ impl LogInner {
     ///
     /// # Errors
     /// As recovery; the log stays offline.
-    pub(crate) async fn reopen(&self) -> Result<(), Error> {
+    pub(crate) async fn reopen(self: &Rc<Self>) -> Result<(), Error> {
         let _turn = self.exclusive().await;
         let _index_turn = self.index_turn.acquire(1).await;
         while self.state.borrow().writing || self.state.borrow().flushing {
@@ -377,7 +398,7 @@ impl LogInner {
         current.check_invariants();
         drop(current);
         self.core.files.forget_log(self.name.id);
-        self.changed.notify_all();
+        self.limits_moved();
         Ok(())
     }
 

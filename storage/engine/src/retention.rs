@@ -52,7 +52,7 @@ impl Engine {
             }
             state.advance_start(offset);
         }
-        log.inner.changed.notify_all();
+        log.inner.limits_moved();
         // Only flushed records have a place in a checkpoint.
         let log_start = log.inner.state.borrow().log_start;
         if let Some(last) = log_start.checked_add(-1).filter(|last| *last >= Offset::ZERO) {
@@ -100,7 +100,7 @@ impl Engine {
         if producers_lost {
             inner.reread_producers().await?;
         }
-        inner.changed.notify_all();
+        inner.limits_moved();
         Ok(end.offset)
     }
 }
@@ -131,7 +131,7 @@ impl LogInner {
         }
         drop(state);
         if moved {
-            self.changed.notify_all();
+            self.limits_moved();
         }
         Ok(moved)
     }

@@ -187,7 +187,7 @@ impl LogInner {
         if self.core.config.planted_bug == PlantedBug::AckBeforeFlush {
             (state.flushed, state.flushed_max) = (end, max);
             state.flushed_waiters.wake_below(end.offset);
-            self.changed.notify_all();
+            self.limits_moved();
         }
         drop(state);
         self.flush_if_due();
@@ -195,7 +195,7 @@ impl LogInner {
             self.complete_indexes_later();
         }
         if self.config.borrow().relaxes_flushing() {
-            self.changed.notify_all();
+            self.limits_moved();
         }
     }
 }
