@@ -8,12 +8,20 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use heddle_engine::PlantedBug;
-use heddle_io::sim::{CutPoint, DiskCopy, Effect, Fault, FaultModel, FlushScope, Metadata, OperationKind, Simulator};
+use heddle_io::sim::{
+    CutPoint, DeviceCache, DiskCopy, Effect, Fault, FaultModel, FlushScope, Metadata, OperationKind, Simulator,
+};
 use heddle_tests::engine_life::Life;
 use heddle_tests::engine_recovery::{Verdict, examine};
 use heddle_tests::history::History;
 
-const STRICT: FaultModel = FaultModel { metadata: Metadata::OnlySynced, flush: FlushScope::File, survival: None };
+const STRICT: FaultModel = FaultModel {
+    metadata: Metadata::OnlySynced,
+    flush: FlushScope::File,
+    survival: None,
+    direct: true,
+    cache: DeviceCache::Volatile,
+};
 const JOURNALED: FaultModel = FaultModel { metadata: Metadata::Journaled, ..STRICT };
 
 /// One story: a seed, a disk, a life, perhaps a fault.

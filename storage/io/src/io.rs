@@ -36,6 +36,7 @@ use crate::blocking::BlockingBackend;
 use crate::error::{Error, Result};
 use crate::executor::{self, Panicked, Task, Tasks};
 use crate::op::{Op, OpKey, Outcome, Pending, Slots};
+use crate::probe::DiskTraits;
 use crate::sim::SimBackend;
 use crate::socket::{ListenOptions, Listener};
 use crate::spin::Spin;
@@ -245,6 +246,14 @@ impl BackendImpl {
         }
     }
 
+    /// What the simulated disk was set to; `None` where the disk is a real one.
+    fn simulated_disk_traits(&self) -> Option<DiskTraits> {
+        match self {
+            BackendImpl::Uring(_) | BackendImpl::Blocking(_) => None,
+            BackendImpl::Sim(backend) => Some(backend.disk_traits()),
+        }
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         match self {
             BackendImpl::Uring(_) => "uring",
@@ -397,6 +406,10 @@ impl Io {
     /// Tasks on this core.
     pub fn tasks(&self) -> usize {
         self.core.tasks.len()
+    }
+
+    pub(crate) fn simulated_disk_traits(&self) -> Option<DiskTraits> {
+        self.core.backend.simulated_disk_traits()
     }
 
     pub(crate) fn listen_now(&self, address: SocketAddr, options: ListenOptions) -> std::io::Result<Listener> {

@@ -12,6 +12,7 @@
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
 //! | `buffer.rs` | [`Buffer`] and [`Lease`] |
 //! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
+//! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
 //! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
@@ -32,6 +33,7 @@ mod io;
 mod op;
 mod os;
 mod pool;
+mod probe;
 pub mod ring;
 mod send_file;
 mod signal;
@@ -49,6 +51,7 @@ pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
 pub use file::{DirEntry, EntryKind, File, LockError, Metadata, OpenOptions};
 pub use io::{Backend, Io, IoConfig};
+pub use probe::DiskTraits;
 pub use signal::{Signal, Signals};
 pub use socket::{ListenOptions, Listener, Socket};
 pub use timer::{Elapsed, Monotonic};

@@ -1,5 +1,5 @@
 //! The system calls that need `unsafe`, each behind a safe function: clocks, threads, signals, epoll here; `os/socket.rs`,
-//! `os/file.rs`, `os/ring.rs` for the rest.
+//! `os/file.rs`, `os/probe.rs`, `os/ring.rs` for the rest.
 //!
 //! Owns no state and decides nothing.
 #![expect(unsafe_code, reason = "system calls through libc")]
@@ -13,10 +13,12 @@ use crate::signal::Signal;
 use crate::timer::Monotonic;
 
 mod file;
+mod probe;
 mod ring;
 mod socket;
 
 pub(crate) use file::*;
+pub(crate) use probe::*;
 pub(crate) use ring::*;
 pub(crate) use socket::*;
 

@@ -42,6 +42,8 @@ mod network;
 mod pages;
 #[cfg(test)]
 mod promises;
+#[cfg(test)]
+mod promises_direct;
 mod random;
 mod request;
 mod tree;
@@ -58,7 +60,7 @@ pub(crate) use backend::SimBackend;
 pub(crate) use handles::{SimFile, SimListener, SimSocket};
 
 pub use content::Survival;
-pub use disk::{DiskTiming, FaultModel, FlushScope, Metadata};
+pub use disk::{DeviceCache, DiskTiming, FaultModel, FlushScope, Metadata};
 pub use fault::{CutPoint, DiskCounters, Effect, Fault, OperationKind};
 pub use host::{DiskCopy, Host};
 pub use network::NetworkTiming;

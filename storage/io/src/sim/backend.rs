@@ -11,6 +11,7 @@ use super::network::HostId;
 use super::world::{CoreId, World};
 use crate::io::Wait;
 use crate::op::{Op, OpKey, Outcome, Slots, Value};
+use crate::probe::DiskTraits;
 use crate::socket::{ListenOptions, Listener};
 use crate::timer::Monotonic;
 use crate::wake::WakeList;
@@ -77,6 +78,11 @@ impl SimBackend {
 
     pub(crate) fn fill_random(&self, bytes: &mut [u8]) {
         self.world.borrow_mut().fill_random(self.host, bytes);
+    }
+
+    /// What a probe of the host's disk finds.
+    pub(crate) fn disk_traits(&self) -> DiskTraits {
+        self.world.borrow_mut().machine(self.host).disk.traits()
     }
 
     pub(crate) fn listen(&self, address: SocketAddr, options: ListenOptions) -> std::io::Result<Listener> {

@@ -6,6 +6,7 @@
 use super::pages::{Image, PAGE_BYTES, spans};
 use super::random::Random;
 use super::tree::JournalPosition;
+use crate::file::Access;
 
 /// The medium writes this many bytes at once or not at all.
 pub(crate) const SECTOR_BYTES: u64 = 512;
@@ -38,7 +39,7 @@ pub enum Survival {
 /// A change that no flush has covered.
 #[derive(Clone)]
 enum Change {
-    Write { position: u64, bytes: std::rc::Rc<[u8]> },
+    Write { position: u64, bytes: std::rc::Rc<[u8]>, access: Access },
     Length { len: u64, journal: JournalPosition },
 }
 
@@ -75,10 +76,17 @@ impl Content {
         pages.filter(|page| *page >= self.reserved_pages && !self.seen.is_written(*page)).count() as u64
     }
 
+    /// Whether `length` bytes at `position` lie in blocks that were written before, below the length: nothing but the bytes
+    /// themselves changes then.
+    pub(crate) fn is_overwrite(&self, position: u64, length: u64) -> bool {
+        let mut pages = position / PAGE_BYTES..(position + length).div_ceil(PAGE_BYTES);
+        position + length <= self.seen.len() && pages.all(|page| self.seen.is_written(page))
+    }
+
     /// A write has completed: processes see it, a power cut may take it back.
-    pub(crate) fn write(&mut self, number: ChangeNumber, position: u64, bytes: std::rc::Rc<[u8]>) {
+    pub(crate) fn write(&mut self, number: ChangeNumber, position: u64, bytes: std::rc::Rc<[u8]>, access: Access) {
         self.seen.write(position, &bytes);
-        self.pending.push((number, Change::Write { position, bytes }));
+        self.pending.push((number, Change::Write { position, bytes, access }));
     }
 
     /// The length was set.
@@ -99,7 +107,7 @@ impl Content {
         let covered = self.pending.partition_point(|(number, _)| *number < end);
         for (_, change) in self.pending.drain(..covered) {
             match change {
-                Change::Write { position, bytes } => self.durable.write(position, &bytes),
+                Change::Write { position, bytes, .. } => self.durable.write(position, &bytes),
                 Change::Length { len, journal } => {
                     self.durable.set_len(len);
                     lengths.push(journal);
@@ -109,44 +117,45 @@ impl Content {
         lengths
     }
 
-    /// A flush of the whole device, begun before `end`, has succeeded. It empties the device's cache and writes no metadata,
-    /// so it covers only overwrites: whole pages that are durably written, below the durable length, with no set length before
-    /// them. The rest of a write stays pending.
+    /// The device's cache was emptied by a flush that began before `end`. That writes neither pages of the page cache nor
+    /// metadata, so it covers direct overwrites only: of whole pages that are durably written and lie below the durable
+    /// length. The rest of a write stays pending.
     pub(crate) fn device_flushed(&mut self, end: ChangeNumber) {
-        let mut kept = Vec::new();
-        let mut after_length = false;
+        self.settle_overwrites(end, |durable, at, piece| durable.write(at, piece));
+    }
+
+    /// The device's cache was to be emptied by a flush that began before `end`, and is lost instead: of what the flush would
+    /// have covered some sectors reached the medium, and the others never will.
+    pub(crate) fn device_flush_failed(&mut self, end: ChangeNumber, random: &mut Random) {
+        self.settle_overwrites(end, |durable, at, piece| tear(durable, at, piece, random, 300));
+    }
+
+    /// Takes the changes that a flush of the device covers out of the pending ones and gives them to `settle`, page by page.
+    fn settle_overwrites(&mut self, end: ChangeNumber, mut settle: impl FnMut(&mut Image, u64, &[u8])) {
+        let mut kept: Vec<(ChangeNumber, Change)> = Vec::new();
         for (number, change) in std::mem::take(&mut self.pending) {
-            match change {
-                Change::Write { position, bytes } if number < end && !after_length => {
-                    self.keep_uncovered(number, position, &bytes, &mut kept);
-                }
-                change => {
-                    after_length |= matches!(change, Change::Length { .. });
-                    kept.push((number, change));
+            let Change::Write { position, bytes, access: Access::Direct } = &change else {
+                kept.push((number, change));
+                continue;
+            };
+            if number >= end {
+                kept.push((number, change));
+                continue;
+            }
+            for (page, within, range) in spans(*position, bytes.len()) {
+                let at = page * PAGE_BYTES + within as u64;
+                let piece = &bytes[range];
+                let in_place = self.durable.is_written(page) && at + piece.len() as u64 <= self.durable.len();
+                let overtakes = || kept.iter().any(|(_, change)| change.concerns(at, piece.len() as u64));
+                if in_place && !overtakes() {
+                    settle(&mut self.durable, at, piece);
+                } else {
+                    let left = Change::Write { position: at, bytes: piece.into(), access: Access::Direct };
+                    kept.push((number, left));
                 }
             }
         }
         self.pending = kept;
-    }
-
-    fn keep_uncovered(
-        &mut self,
-        number: ChangeNumber,
-        position: u64,
-        bytes: &[u8],
-        kept: &mut Vec<(ChangeNumber, Change)>,
-    ) {
-        for (page, within, range) in spans(position, bytes.len()) {
-            let at = page * PAGE_BYTES + within as u64;
-            let piece = &bytes[range];
-            let in_place = self.durable.is_written(page) && at + piece.len() as u64 <= self.durable.len();
-            let overtakes = kept.iter().any(|(_, change)| change.covers(at, piece.len() as u64));
-            if in_place && !overtakes {
-                self.durable.write(at, piece);
-            } else {
-                kept.push((number, Change::Write { position: at, bytes: piece.into() }));
-            }
-        }
     }
 
     /// A flush that began before `end` has failed. As on Linux the pages count as clean from now on: some of their sectors
@@ -156,7 +165,7 @@ impl Content {
         let mut lengths = Vec::new();
         for (_, change) in self.pending.drain(..covered) {
             match change {
-                Change::Write { position, bytes } => tear(&mut self.durable, position, &bytes, random, 300),
+                Change::Write { position, bytes, .. } => tear(&mut self.durable, position, &bytes, random, 300),
                 Change::Length { len, journal } => {
                     self.durable.set_len(len);
                     lengths.push(journal);
@@ -183,7 +192,7 @@ impl Content {
             match change {
                 Change::Length { len, journal } if length_survived(journal) => self.durable.set_len(len),
                 Change::Length { .. } => {}
-                Change::Write { position, bytes } => {
+                Change::Write { position, bytes, .. } => {
                     survive(&mut self.durable, survival, number.cmp(&torn), position, &bytes, random);
                 }
             }
@@ -202,10 +211,11 @@ impl Content {
 }
 
 impl Change {
-    fn covers(&self, at: u64, length: u64) -> bool {
+    /// Whether the change decides about any of `length` bytes at `at`.
+    fn concerns(&self, at: u64, length: u64) -> bool {
         match self {
-            Change::Write { position, bytes } => at < position + bytes.len() as u64 && *position < at + length,
-            Change::Length { .. } => true,
+            Change::Write { position, bytes, .. } => at < position + bytes.len() as u64 && *position < at + length,
+            Change::Length { len, .. } => *len < at + length,
         }
     }
 }
@@ -261,7 +271,7 @@ mod tests {
 
     fn flushed_file(len: usize) -> Content {
         let mut content = Content::default();
-        content.write(ChangeNumber(0), 0, vec![b'.'; len].into());
+        content.write(ChangeNumber(0), 0, vec![b'.'; len].into(), Access::Cached);
         assert!(content.flushed(ChangeNumber(1)).is_empty());
         content
     }
@@ -284,8 +294,8 @@ mod tests {
     #[test]
     fn a_flush_covers_what_completed_before_it_began() {
         let mut content = flushed_file(0);
-        content.write(ChangeNumber(1), 0, A.into());
-        content.write(ChangeNumber(2), 1024, B.into());
+        content.write(ChangeNumber(1), 0, A.into(), Access::Cached);
+        content.write(ChangeNumber(2), 1024, B.into(), Access::Cached);
         content.flushed(ChangeNumber(2));
         assert_eq!(bytes(content.durable()), A);
         assert_eq!(bytes(content.seen()), [A, B].concat());
@@ -295,7 +305,7 @@ mod tests {
     #[test]
     fn sectors_survive_each_by_itself_and_never_in_part() {
         let mut content = flushed_file(2048);
-        content.write(ChangeNumber(1), 256, A.into());
+        content.write(ChangeNumber(1), 256, A.into(), Access::Cached);
         let seen = outcomes(&content, Survival::Sectors { per_mille: 500 });
         // 1,024 bytes at 256 touch three sectors, so eight outcomes, one for each subset.
         assert_eq!(seen.len(), 8);
@@ -312,8 +322,8 @@ mod tests {
     #[test]
     fn an_overwritten_sector_may_fall_back_to_any_earlier_version() {
         let mut content = flushed_file(512);
-        content.write(ChangeNumber(1), 0, A[..512].into());
-        content.write(ChangeNumber(2), 0, B[..512].into());
+        content.write(ChangeNumber(1), 0, A[..512].into(), Access::Cached);
+        content.write(ChangeNumber(2), 0, B[..512].into(), Access::Cached);
         let first: BTreeSet<u8> =
             outcomes(&content, Survival::Writes { per_mille: 500 }).into_iter().map(|bytes| bytes[0]).collect();
         assert_eq!(first, BTreeSet::from(*b".ab"));
@@ -322,8 +332,8 @@ mod tests {
     #[test]
     fn a_later_write_may_survive_an_earlier_one_except_in_order() {
         let mut content = flushed_file(1024);
-        content.write(ChangeNumber(1), 0, A[..512].into());
-        content.write(ChangeNumber(2), 512, B[..512].into());
+        content.write(ChangeNumber(1), 0, A[..512].into(), Access::Cached);
+        content.write(ChangeNumber(2), 512, B[..512].into(), Access::Cached);
         let only_later = [&[b'.'; 512][..], &B[..512]].concat();
         assert!(outcomes(&content, Survival::Writes { per_mille: 500 }).contains(&only_later));
         assert!(outcomes(&content, Survival::Sectors { per_mille: 500 }).contains(&only_later));
@@ -337,7 +347,7 @@ mod tests {
     #[test]
     fn a_length_may_survive_without_its_bytes() {
         let mut content = flushed_file(512);
-        content.write(ChangeNumber(1), 512, A.into());
+        content.write(ChangeNumber(1), 512, A.into(), Access::Cached);
         let seen = outcomes(&content, Survival::Sectors { per_mille: 500 });
         let lengths: BTreeSet<usize> = seen.iter().map(Vec::len).collect();
         assert_eq!(lengths, BTreeSet::from([512, 1024, 1536]));
@@ -357,17 +367,38 @@ mod tests {
     }
 
     #[test]
-    fn a_device_flush_covers_overwrites_and_nothing_that_needs_metadata() {
+    fn a_device_flush_covers_direct_overwrites_and_nothing_that_needs_metadata() {
         let mut content = flushed_file(8192);
-        content.write(ChangeNumber(1), 4000, A.into());
-        content.write(ChangeNumber(2), 8192, B.into());
+        content.write(ChangeNumber(1), 4000, A.into(), Access::Direct);
+        content.write(ChangeNumber(2), 8192, B.into(), Access::Direct);
         content.device_flushed(ChangeNumber(3));
         assert_eq!(bytes(content.durable())[4000..5024], *A);
         assert_eq!(content.durable().len(), 8192, "an extension waits for its own file's flush");
-        content.set_len(ChangeNumber(3), 8000, Tree::new().journal_end());
-        content.write(ChangeNumber(4), 0, B.into());
+        content.write(ChangeNumber(3), 0, B.into(), Access::Cached);
+        content.device_flushed(ChangeNumber(4));
+        assert_eq!(bytes(content.durable())[0], b'.', "a dirty page of the page cache is not in the device's cache");
+        content.write(ChangeNumber(4), 512, A.into(), Access::Direct);
         content.device_flushed(ChangeNumber(5));
-        assert_eq!(bytes(content.durable())[0], b'.', "nor does it reach over a set length");
+        assert_eq!(bytes(content.durable())[512], b'.', "nor is the order of changes to one place upset");
+    }
+
+    #[test]
+    fn a_set_length_that_is_not_durable_stands_before_what_lies_behind_it() {
+        let journal = Tree::new().journal_end();
+        let mut shrunk = flushed_file(8192);
+        shrunk.set_len(ChangeNumber(1), 4000, journal);
+        shrunk.write(ChangeNumber(2), 0, A.into(), Access::Direct);
+        shrunk.write(ChangeNumber(3), 3500, A.into(), Access::Direct);
+        shrunk.device_flushed(ChangeNumber(4));
+        assert_eq!(bytes(shrunk.durable())[..1024], *A, "below the new length the order does not matter");
+        assert_eq!(bytes(shrunk.durable())[3500], b'.');
+        let mut grown = flushed_file(8192);
+        grown.set_len(ChangeNumber(1), 1 << 20, journal);
+        grown.write(ChangeNumber(2), 4096, A.into(), Access::Direct);
+        grown.write(ChangeNumber(3), 8192, A.into(), Access::Direct);
+        grown.device_flushed(ChangeNumber(4));
+        assert_eq!(bytes(grown.durable())[4096..5120], *A, "blocks that were written stay in place while a file grows");
+        assert_eq!(grown.durable().len(), 8192);
     }
 
     #[test]
@@ -376,20 +407,31 @@ mod tests {
         content.reserve(1 << 20);
         content.set_len(ChangeNumber(1), 1 << 20, Tree::new().journal_end());
         content.flushed(ChangeNumber(2));
-        content.write(ChangeNumber(2), 0, A.into());
+        content.write(ChangeNumber(2), 0, A.into(), Access::Direct);
         content.device_flushed(ChangeNumber(3));
         assert_eq!(content.pending().count(), 1);
         content.flushed(ChangeNumber(3));
-        content.write(ChangeNumber(3), 0, B.into());
+        content.write(ChangeNumber(3), 0, B.into(), Access::Direct);
         content.device_flushed(ChangeNumber(4));
         assert_eq!(content.pending().count(), 0);
+    }
+
+    #[test]
+    fn a_failed_flush_of_the_device_loses_the_overwrites_of_every_file() {
+        let mut content = flushed_file(8192);
+        content.write(ChangeNumber(1), 0, vec![b'a'; 8192].into(), Access::Direct);
+        content.write(ChangeNumber(2), 8192, A.into(), Access::Direct);
+        content.device_flush_failed(ChangeNumber(3), &mut Random::new(5));
+        assert_eq!(content.pending().count(), 1, "what waits for its own file's flush is not lost by this one");
+        let durable = bytes(content.durable());
+        assert!(durable.contains(&b'.') && durable.contains(&b'a'), "some sectors are lost, some are not");
     }
 
     #[test]
     fn after_a_failed_flush_the_next_one_brings_nothing() {
         // Case 26.
         let mut content = flushed_file(8192);
-        content.write(ChangeNumber(1), 0, vec![b'a'; 8192].into());
+        content.write(ChangeNumber(1), 0, vec![b'a'; 8192].into(), Access::Cached);
         content.flush_failed(ChangeNumber(2), &mut Random::new(5));
         content.flushed(ChangeNumber(2));
         assert_eq!(bytes(content.seen()), vec![b'a'; 8192], "processes still read it");

@@ -29,9 +29,20 @@
 //! 4. Two operations in flight complete in any order.
 //! 5. A process that is killed with writes in flight leaves any part of them behind.
 //!
-//! Two kinds of flush ([`FlushScope`]): `File` promises no more than the above. `Device` adds that a flush of any file covers
-//! the completed *overwrites* of every file: pages that are durably written already and lie below the durable length. Grown
-//! or merely allocated space needs its own file's flush.
+//! # Direct writes
+//!
+//! A file opened with `OpenOptions::direct` (refused where [`FaultModel::direct`] says so) takes whole, aligned blocks. What is
+//! written passes the page cache and sits in the *device's* cache, where all of the above holds of it, in any subset and any
+//! order, until
+//!
+//! - its own file is flushed;
+//! - or, where [`FlushScope`] is `Device`, any file is flushed, if the write was an *overwrite*: of pages that are durably
+//!   written already, below the durable length. A block that is merely allocated (or was never written), and one behind a
+//!   length that is not durable, needs metadata to be found again, and so its own file's flush. Bytes that went through the
+//!   page cache need that always;
+//! - or it completes, if it was an overwrite and the device has no volatile cache ([`DeviceCache::WriteThrough`]).
+//!
+//! `FlushScope::File` promises no more than the first. Where one flush is for all, one that fails loses the overwrites of all.
 //!
 //! Faults are planted with [`Fault`]; space can run out ([`Disk::set_capacity`]); the medium can rot ([`Disk::flip_bit`]).
 //! Access rights, links and time stamps do not exist here.
@@ -48,6 +59,8 @@ use super::pages::PAGE_BYTES;
 use super::random::Random;
 use super::request::{Entry, Errno, Handle, OpenMode, OperationId, Reply, Request};
 use super::tree::{Inode, JournalPosition, Node, Tree};
+use crate::file::Access;
+use crate::probe::DiskTraits;
 
 /// Which changes of names survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +80,15 @@ pub enum FlushScope {
     Device,
 }
 
+/// What a power cut does to the cache of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceCache {
+    /// It is emptied.
+    Volatile,
+    /// It survives, or there is none.
+    WriteThrough,
+}
+
 /// The promises that a simulated disk keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultModel {
@@ -76,12 +98,22 @@ pub struct FaultModel {
     pub flush: FlushScope,
     /// Fate of unflushed bytes; `None` draws one at each cut.
     pub survival: Option<Survival>,
+    /// Whether files can be opened for direct writing.
+    pub direct: bool,
+    /// The cache of the device.
+    pub cache: DeviceCache,
 }
 
 impl Default for FaultModel {
-    /// The least that a disk may promise.
+    /// The least that a disk may promise; files can be written directly.
     fn default() -> FaultModel {
-        FaultModel { metadata: Metadata::OnlySynced, flush: FlushScope::File, survival: None }
+        FaultModel {
+            metadata: Metadata::OnlySynced,
+            flush: FlushScope::File,
+            survival: None,
+            direct: true,
+            cache: DeviceCache::Volatile,
+        }
     }
 }
 
@@ -168,8 +200,11 @@ impl Disk {
         let kind = request.kind();
         let (effect, extra) = self.hit(kind, &request);
         self.counters.issued(kind);
-        if let Request::Write { bytes, .. } = &request {
+        if let Request::Write { file, position, bytes, access } = &request {
             self.counters.bytes_written += bytes.len() as u64;
+            if *access == Access::Direct {
+                self.count_direct_write(*file, *position, bytes.len() as u64);
+            }
         }
         if request.changes() {
             self.counters.steps += 1;
@@ -179,6 +214,21 @@ impl Disk {
         let (changes_end, journal_end) = (ChangeNumber(self.change_next), self.tree.journal_end());
         self.in_flight.insert(id, InFlight { request, effect, changes_end, journal_end });
         (id, self.duration(kind) + extra)
+    }
+
+    fn count_direct_write(&mut self, file: Inode, position: u64, length: u64) {
+        self.counters.direct_writes += 1;
+        if self.files.get(&file).is_some_and(|content| !content.is_overwrite(position, length)) {
+            self.counters.direct_writes_not_in_place += 1;
+        }
+        let overlaps = |operation: &InFlight| match &operation.request {
+            Request::Write { file: other, position: at, bytes, .. } => {
+                *other == file && *at < position + length && position < at + bytes.len() as u64
+            }
+            _ => false,
+        };
+        self.counters.overlapping_writes +=
+            self.in_flight.values().filter(|operation| overlaps(operation)).count() as u64;
     }
 
     /// Carries an issued operation out.
@@ -249,6 +299,19 @@ impl Disk {
     /// Tells the disk the host's wall clock, which it stamps changes with.
     pub(crate) fn set_wall_clock(&mut self, millis: i64) {
         self.wall_clock_ms = millis;
+    }
+
+    /// What a probe of this disk finds.
+    pub(crate) fn traits(&self) -> DiskTraits {
+        let FaultModel { direct, flush, cache, .. } = self.model;
+        DiskTraits {
+            file_system: "sim".to_owned(),
+            direct,
+            one_flush_for_all: direct && flush == FlushScope::Device,
+            write_through: direct && cache == DeviceCache::WriteThrough,
+            ring_writes_inline: true,
+            reason: format!("a simulated disk: direct {direct}, a flush covers the {flush:?}, the cache is {cache:?}"),
+        }
     }
 
     pub(crate) fn set_model(&mut self, model: FaultModel) {
@@ -337,7 +400,7 @@ impl Disk {
         match request {
             Request::Open { path, mode } => self.open(&path, mode),
             Request::Read { file, position, length } => self.read(file, position, length, effect),
-            Request::Write { file, position, bytes } => self.write(file, position, &bytes, effect),
+            Request::Write { file, position, bytes, access } => self.write(file, position, &bytes, access, effect),
             Request::Flush { file } => self.flush(file, changes_end, journal_end),
             Request::SetLen { file, len } => self.set_len(file, len),
             Request::Allocate { file, position, length, extend } => self.allocate(file, position, length, extend),
@@ -358,6 +421,9 @@ impl Disk {
     }
 
     fn open(&mut self, path: &Path, mode: OpenMode) -> Result<Reply, Errno> {
+        if mode.direct && !self.model.direct {
+            return Err(Errno(libc::EINVAL));
+        }
         let file = match self.tree.lookup(path) {
             Ok(Node::Directory(_)) => return Err(Errno(libc::EISDIR)),
             Ok(Node::File(_)) if mode.create_new => return Err(Errno(libc::EEXIST)),
@@ -396,7 +462,14 @@ impl Disk {
         Ok(Reply::Bytes(bytes))
     }
 
-    fn write(&mut self, file: Inode, position: u64, bytes: &Rc<[u8]>, effect: Option<Effect>) -> Result<Reply, Errno> {
+    fn write(
+        &mut self,
+        file: Inode,
+        position: u64,
+        bytes: &Rc<[u8]>,
+        access: Access,
+        effect: Option<Effect>,
+    ) -> Result<Reply, Errno> {
         let count = match effect {
             Some(Effect::Short(count)) => count.min(bytes.len()),
             _ => bytes.len(),
@@ -404,7 +477,12 @@ impl Disk {
         let count = self.fitting(file, position, count)?;
         let number = self.next_change();
         let bytes = if count == bytes.len() { Rc::clone(bytes) } else { bytes[..count].into() };
-        self.content(file)?.write(number, position, bytes);
+        let write_through = self.model.cache == DeviceCache::WriteThrough && access == Access::Direct;
+        let content = self.content(file)?;
+        content.write(number, position, bytes, access);
+        if write_through {
+            content.device_flushed(ChangeNumber(number.0 + 1));
+        }
         self.modified_ms.insert(file, self.wall_clock_ms);
         Ok(Reply::Written(count))
     }
@@ -436,11 +514,14 @@ impl Disk {
     }
 
     fn flush_failed(&mut self, file: Inode, end: ChangeNumber) {
-        let Disk { files, random, tree, .. } = self;
+        let Disk { files, random, tree, model, .. } = self;
         if let Some(content) = files.get_mut(&file) {
             for length in content.flush_failed(end, random) {
                 tree.length_synced(length);
             }
+        }
+        if model.flush == FlushScope::Device {
+            files.values_mut().for_each(|content| content.device_flush_failed(end, random));
         }
     }
 
@@ -553,9 +634,14 @@ impl Disk {
     /// Operations in flight, when the process dies or power is lost: a write may leave any part of itself in the cache, any
     /// other change happens or not.
     fn leave_in_flight(&mut self, survival: Survival) {
-        for (_, operation) in std::mem::take(&mut self.in_flight) {
+        let mut in_flight: Vec<InFlight> = std::mem::take(&mut self.in_flight).into_values().collect();
+        while !in_flight.is_empty() {
+            // They reach the cache in any order.
+            let operation = in_flight.swap_remove(self.random.below(in_flight.len() as u64) as usize);
             match operation.request {
-                Request::Write { file, position, bytes } => self.leave_write(survival, file, position, &bytes),
+                Request::Write { file, position, bytes, access } => {
+                    self.leave_write(survival, file, position, &bytes, access);
+                }
                 Request::Read { .. } | Request::Flush { .. } | Request::SyncDirectory { .. } => {}
                 _ if self.random.chance(names_per_mille(survival)) => {
                     // A failure is as good as not having happened: nobody is left to hear of it.
@@ -566,7 +652,7 @@ impl Disk {
         }
     }
 
-    fn leave_write(&mut self, survival: Survival, file: Inode, position: u64, bytes: &Rc<[u8]>) {
+    fn leave_write(&mut self, survival: Survival, file: Inode, position: u64, bytes: &Rc<[u8]>, access: Access) {
         let mut part = super::pages::Image::default();
         survive(&mut part, survival, std::cmp::Ordering::Equal, position, bytes, &mut self.random);
         let mut at = position;
@@ -580,7 +666,7 @@ impl Disk {
             if left == original {
                 let number = self.next_change();
                 if let Ok(content) = self.content(file) {
-                    content.write(number, at, original.into());
+                    content.write(number, at, original.into(), access);
                 }
             }
             at = next;

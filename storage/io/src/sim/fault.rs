@@ -113,6 +113,12 @@ pub struct DiskCounters {
     pub metadata: u64,
     /// Issues and completions of everything that changes the disk; see [`CutPoint::Step`].
     pub steps: u64,
+    /// Writes that went past the page cache.
+    pub direct_writes: u64,
+    /// Of those, the ones to blocks that were not written before, or behind the length when they were issued.
+    pub direct_writes_not_in_place: u64,
+    /// Pairs of a direct write and another in flight that touch the same bytes: which of them wins is open.
+    pub overlapping_writes: u64,
     /// Bytes that were to be written.
     pub bytes_written: u64,
     /// Bytes that were read.

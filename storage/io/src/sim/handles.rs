@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use super::network::{EndpointId, HostId, ListenerId};
 use super::request::{Errno, Handle};
 use super::tree::Inode;
-use crate::buffer::Lease;
-use crate::file::{EntryKind, File, FileKind};
+use crate::buffer::{Buffer, Lease};
+use crate::file::{Access, EntryKind, File, FileKind};
 use crate::socket::{Listener, ListenerKind, Socket, SocketKind};
 
 /// A file of the simulated disk, as [`File`] holds it.
@@ -21,6 +21,12 @@ pub(crate) struct SimFile {
     pub(super) handle: Handle,
     pub(super) writable: bool,
     pub(super) direct: bool,
+}
+
+impl SimFile {
+    pub(super) fn access(&self) -> Access {
+        if self.direct { Access::Direct } else { Access::Cached }
+    }
 }
 
 /// A connection of the simulated network, as [`Socket`] holds it.
@@ -85,6 +91,13 @@ pub(super) fn check_alignment(file: &SimFile, position: u64, pieces: &[Lease]) -
     let fits = |piece: &Lease| aligned(piece.len()) && aligned(piece.as_ptr() as usize);
     let direct_ok = position.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT as u64) && pieces.iter().all(fits);
     if !file.direct || direct_ok { Ok(()) } else { Err(Errno(libc::EINVAL)) }
+}
+
+/// The same of a read: its position, its length, and the place in the buffer.
+pub(super) fn is_aligned_read(file: &SimFile, position: u64, buffer: &Buffer, len: usize) -> bool {
+    let aligned = |number: usize| number.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT);
+    let place = buffer.as_ptr() as usize + buffer.len();
+    !file.direct || position.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT as u64) && aligned(len) && aligned(place)
 }
 
 pub(super) fn joined(pieces: &[Lease]) -> Vec<u8> {

@@ -12,43 +12,44 @@ use super::fault::{CutPoint, Effect, Fault, OperationKind};
 use super::random::Random;
 use super::request::{Errno, OpenMode, OperationId, Reply, Request};
 use super::tree::Inode;
+use crate::file::Access;
 
-const SEEDS: u64 = 400;
+pub(super) const SEEDS: u64 = 400;
 
-fn strict() -> FaultModel {
+pub(super) fn strict() -> FaultModel {
     FaultModel::default()
 }
 
-fn journaled() -> FaultModel {
+pub(super) fn journaled() -> FaultModel {
     FaultModel { metadata: Metadata::Journaled, ..strict() }
 }
 
-fn device_flush() -> FaultModel {
+pub(super) fn device_flush() -> FaultModel {
     FaultModel { flush: FlushScope::Device, ..journaled() }
 }
 
 /// A process that does one thing after the other.
-struct Process {
-    disk: Disk,
+pub(super) struct Process {
+    pub(super) disk: Disk,
     /// Keeps the files open.
     handles: Vec<super::request::Handle>,
 }
 
 impl Process {
-    fn on(model: FaultModel, seed: u64) -> Process {
+    pub(super) fn on(model: FaultModel, seed: u64) -> Process {
         Process { disk: Disk::new(model, Random::new(seed)), handles: Vec::new() }
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, Errno> {
+    pub(super) fn ask(&mut self, request: Request) -> Result<Reply, Errno> {
         let id = self.begin(request);
         self.disk.complete(id)
     }
 
-    fn begin(&mut self, request: Request) -> OperationId {
+    pub(super) fn begin(&mut self, request: Request) -> OperationId {
         self.disk.issue(request).0
     }
 
-    fn open(&mut self, path: &str) -> Inode {
+    pub(super) fn open(&mut self, path: &str) -> Inode {
         let mode = OpenMode { create: true, ..OpenMode::default() };
         match self.ask(Request::Open { path: path.into(), mode }) {
             Ok(Reply::Opened { file, handle }) => {
@@ -60,7 +61,7 @@ impl Process {
     }
 
     /// A file with `bytes` in it, durable with its name.
-    fn durable_file(&mut self, path: &str, bytes: &[u8]) -> Inode {
+    pub(super) fn durable_file(&mut self, path: &str, bytes: &[u8]) -> Inode {
         let file = self.open(path);
         self.write(file, 0, bytes);
         self.flush(file);
@@ -68,12 +69,17 @@ impl Process {
         file
     }
 
-    fn write(&mut self, file: Inode, position: u64, bytes: &[u8]) {
-        let written = self.ask(Request::Write { file, position, bytes: bytes.into() });
+    pub(super) fn write(&mut self, file: Inode, position: u64, bytes: &[u8]) {
+        let written = self.ask(Request::Write { file, position, bytes: bytes.into(), access: Access::Cached });
         assert!(matches!(written, Ok(Reply::Written(count)) if count == bytes.len()), "{written:?}");
     }
 
-    fn flush(&mut self, file: Inode) {
+    pub(super) fn write_direct(&mut self, file: Inode, position: u64, bytes: &[u8]) {
+        let request = Request::Write { file, position, bytes: bytes.into(), access: Access::Direct };
+        assert!(matches!(self.ask(request), Ok(Reply::Written(count)) if count == bytes.len()));
+    }
+
+    pub(super) fn flush(&mut self, file: Inode) {
         self.ask(Request::Flush { file }).expect("a sound disk flushes");
     }
 
@@ -86,7 +92,7 @@ impl Process {
     }
 
     /// The file's bytes, or `None` if it has no such name.
-    fn peek(&self, path: &str) -> Option<Vec<u8>> {
+    pub(super) fn peek(&self, path: &str) -> Option<Vec<u8>> {
         self.disk.peek(Path::new(path)).ok()
     }
 
@@ -97,7 +103,11 @@ impl Process {
 }
 
 /// Everything that is left of `story` after a power cut, over many seeds.
-fn left_over<T: Ord>(model: FaultModel, story: impl Fn(&mut Process), left: impl Fn(&Process) -> T) -> BTreeSet<T> {
+pub(super) fn left_over<T: Ord>(
+    model: FaultModel,
+    story: impl Fn(&mut Process),
+    left: impl Fn(&Process) -> T,
+) -> BTreeSet<T> {
     let one = |seed| {
         let mut process = Process::on(model, seed);
         story(&mut process);
@@ -119,7 +129,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn promise_1_a_completed_write_is_read_and_one_in_flight_is_not() {
     let mut process = Process::on(strict(), 1);
     let file = process.durable_file("/a", b"old");
-    let write = process.begin(Request::Write { file, position: 0, bytes: (*b"new").into() });
+    let write = process.begin(Request::Write { file, position: 0, bytes: (*b"new").into(), access: Access::Cached });
     assert_eq!(process.peek("/a").unwrap(), b"old");
     process.disk.complete(write).unwrap();
     assert_eq!(process.peek("/a").unwrap(), b"new");
@@ -147,7 +157,8 @@ fn promise_2_a_flush_keeps_what_completed_before_it_was_issued() {
 fn promise_2_a_flush_says_nothing_of_what_was_in_flight_when_it_was_issued() {
     let story = |process: &mut Process| {
         let file = process.durable_file("/a", &[b'.'; 512]);
-        let write = process.begin(Request::Write { file, position: 0, bytes: [b'a'; 512].into() });
+        let write =
+            process.begin(Request::Write { file, position: 0, bytes: [b'a'; 512].into(), access: Access::Cached });
         let flush = process.begin(Request::Flush { file });
         process.disk.complete(write).unwrap();
         process.disk.complete(flush).unwrap();
@@ -231,7 +242,7 @@ fn risk_1_files_lose_independently() {
 fn risk_1_a_write_in_flight_may_leave_any_sector() {
     let story = |process: &mut Process| {
         let file = process.durable_file("/a", &[b'.'; 1024]);
-        process.begin(Request::Write { file, position: 0, bytes: [b'x'; 1024].into() });
+        process.begin(Request::Write { file, position: 0, bytes: [b'x'; 1024].into(), access: Access::Cached });
     };
     let left = left_over(strict(), story, |process| {
         let bytes = process.peek("/a").unwrap();
@@ -369,7 +380,7 @@ fn risk_5_a_killed_process_leaves_part_of_what_was_in_flight() {
         .map(|seed| {
             let mut process = Process::on(strict(), seed);
             let file = process.durable_file("/a", &[b'.'; 1024]);
-            process.begin(Request::Write { file, position: 0, bytes: [b'x'; 1024].into() });
+            process.begin(Request::Write { file, position: 0, bytes: [b'x'; 1024].into(), access: Access::Cached });
             let mode = OpenMode { create: true, ..OpenMode::default() };
             process.begin(Request::Open { path: "/b".into(), mode });
             process.disk.kill();
@@ -386,8 +397,8 @@ fn a_device_flush_covers_overwrites_of_other_files_only() {
         let zeroed = process.durable_file("/zeroed", &[0; 8192]);
         let grown = process.durable_file("/grown", b"");
         let flushed = process.durable_file("/flushed", b".");
-        process.write(zeroed, 0, &[b'x'; 8192]);
-        process.write(grown, 0, &[b'x'; 4096]);
+        process.write_direct(zeroed, 0, &[b'x'; 8192]);
+        process.write_direct(grown, 0, &[b'x'; 4096]);
         process.flush(flushed);
     };
     let whole = |process: &Process| {
@@ -442,7 +453,7 @@ fn space_runs_out_with_a_short_write_and_comes_back() {
     process.disk.set_capacity(Some(3 * 4096));
     let file = process.open("/a");
     let write = |process: &mut Process, position, length: usize| {
-        process.ask(Request::Write { file, position, bytes: vec![1; length].into() })
+        process.ask(Request::Write { file, position, bytes: vec![1; length].into(), access: Access::Cached })
     };
     assert!(matches!(write(&mut process, 100, 20_000), Ok(Reply::Written(count)) if count == 3 * 4096 - 100));
     assert_eq!(write(&mut process, 3 * 4096, 1).unwrap_err(), Errno(libc::ENOSPC));
@@ -465,7 +476,7 @@ fn faults_hit_the_operation_they_were_planted_for() {
     let mut process = Process::on(strict(), 1);
     let file = process.durable_file("/a.log", &[7; 100]);
     process.disk.plant(Fault::next(OperationKind::Write, Effect::Short(10)).on_path(".log"));
-    let short = process.ask(Request::Write { file, position: 0, bytes: [8; 100].into() });
+    let short = process.ask(Request::Write { file, position: 0, bytes: [8; 100].into(), access: Access::Cached });
     assert!(matches!(short, Ok(Reply::Written(10))));
     process.disk.plant(Fault::next(OperationKind::Read, Effect::FlipBit));
     let read = |process: &mut Process| match process.ask(Request::Read { file, position: 50, length: 10 }) {
@@ -491,7 +502,7 @@ fn every_step_can_be_cut_at() {
         let mut due = Vec::new();
         let file = process.open("/a");
         for request in [
-            Request::Write { file, position: 0, bytes: [1; 10].into() },
+            Request::Write { file, position: 0, bytes: [1; 10].into(), access: Access::Cached },
             Request::Read { file, position: 0, length: 10 },
             Request::Flush { file },
             Request::SyncDirectory { path: "/".into() },

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::fault::OperationKind;
 use super::random::mix;
 use super::tree::Inode;
+use crate::file::Access;
 
 /// An error number of the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(crate) struct OpenMode {
     pub(crate) create: bool,
     pub(crate) create_new: bool,
     pub(crate) truncate: bool,
+    pub(crate) direct: bool,
 }
 
 /// What a process asks for.
@@ -31,7 +33,7 @@ pub(crate) struct OpenMode {
 pub(crate) enum Request {
     Open { path: PathBuf, mode: OpenMode },
     Read { file: Inode, position: u64, length: usize },
-    Write { file: Inode, position: u64, bytes: Rc<[u8]> },
+    Write { file: Inode, position: u64, bytes: Rc<[u8]>, access: Access },
     Flush { file: Inode },
     SetLen { file: Inode, len: u64 },
     Allocate { file: Inode, position: u64, length: u64, extend: bool },
@@ -90,7 +92,7 @@ impl Request {
             Request::Read { file, position, length } => {
                 2 << 40 | (file.0 ^ position ^ (*length as u64) << 20) & 0xff_ffff_ffff
             }
-            Request::Write { file, position, bytes } => {
+            Request::Write { file, position, bytes, .. } => {
                 3 << 40 | (digest_of(bytes) ^ file.0 ^ position) & 0xff_ffff_ffff
             }
             Request::Flush { file } => 4 << 40 | file.0,

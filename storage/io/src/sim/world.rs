@@ -14,15 +14,15 @@ use std::sync::Arc;
 
 use super::disk::{Disk, FaultModel};
 use super::handles::{
-    Letter, Mail, SimFile, SimListener, SimSocket, check_alignment, joined, kind, os_error, sim_file, sim_listener,
-    sim_socket,
+    Letter, Mail, SimFile, SimListener, SimSocket, check_alignment, is_aligned_read, joined, kind, os_error, sim_file,
+    sim_listener, sim_socket,
 };
 use super::network::{EndpointId, HostId, Network, NetworkReply, Output, Packet, Ticket};
 use super::random::{Random, mix};
 use super::request::{Errno, OpenMode, OperationId, Reply, Request};
 use super::tree::Inode;
 use crate::buffer::Buffer;
-use crate::file::{DirEntry, EntryKind, File, FileKind, Metadata};
+use crate::file::{Access, DirEntry, EntryKind, File, FileKind, Metadata};
 use crate::op::{Op, OpKey, Outcome, Slots, Value};
 use crate::socket::{ListenOptions, Listener, ListenerKind, Socket, SocketKind};
 
@@ -89,6 +89,7 @@ enum Stage {
         file: Inode,
         position: u64,
         rest: Rc<[u8]>,
+        access: Access,
     },
     SendFile {
         endpoint: EndpointId,
@@ -396,12 +397,19 @@ impl World {
         let plain = |request| Ok(Prepared { request, stage: Stage::Unit, held: Held::Nothing });
         match op {
             Op::Open { path, options } => {
-                let mode =
-                    OpenMode { create: options.create, create_new: options.create_new, truncate: options.truncate };
+                let mode = OpenMode {
+                    create: options.create,
+                    create_new: options.create_new,
+                    truncate: options.truncate,
+                    direct: options.direct,
+                };
                 let stage = Stage::Open { path: path.clone(), writable: options.write, direct: options.direct };
                 Ok(Prepared { request: Request::Open { path, mode }, stage, held: Held::Nothing })
             }
             Op::Read { file, position, buffer, len } => match self.open_file(host, &file) {
+                Ok(_) if !is_aligned_read(sim_file(&file), position, &buffer, len) => {
+                    Err(Refused { op_buffer: Some(buffer), errno: Errno(libc::EINVAL) })
+                }
                 Ok(inode) => {
                     let request = Request::Read { file: inode, position, length: len };
                     Ok(Prepared { request, stage: Stage::Read { buffer }, held: Held::File(file) })
@@ -412,8 +420,9 @@ impl World {
                 let inode = self.writable_file(host, &file)?;
                 check_alignment(sim_file(&file), position, &pieces)?;
                 let rest: Rc<[u8]> = joined(&pieces).into();
-                let request = Request::Write { file: inode, position, bytes: Rc::clone(&rest) };
-                let stage = Stage::Write { file: inode, position, rest };
+                let access = sim_file(&file).access();
+                let request = Request::Write { file: inode, position, bytes: Rc::clone(&rest), access };
+                let stage = Stage::Write { file: inode, position, rest, access };
                 Ok(Prepared { request, stage, held: Held::File(file) })
             }
             Op::Sync { file, kind: _ } => {
@@ -506,10 +515,11 @@ impl World {
 
     fn disk_answered(&mut self, ticket: Ticket, mut waiting: Waiting, answer: Result<Reply, Errno>) {
         match (&mut waiting.stage, &answer) {
-            (Stage::Write { file, position, rest }, Ok(Reply::Written(count))) if *count < rest.len() => {
+            (Stage::Write { file, position, rest, access }, Ok(Reply::Written(count))) if *count < rest.len() => {
                 *rest = rest[*count..].into();
                 *position += *count as u64;
-                let request = Request::Write { file: *file, position: *position, bytes: Rc::clone(rest) };
+                let (bytes, access) = (Rc::clone(rest), *access);
+                let request = Request::Write { file: *file, position: *position, bytes, access };
                 let host = waiting.host;
                 self.waiting.insert(ticket, waiting);
                 return self.issue(host, ticket, request);
