@@ -275,33 +275,82 @@ impl LogInner {
         Ok(HeaderScan::new(file, position, end))
     }
 
-    /// The last time entry below `timestamp` of a segment: every record up to its offset is earlier.
+    /// Where to start looking in a segment for the first record at or after `timestamp`: every batch before is earlier.
     ///
     /// # Errors
-    /// The disk's.
-    pub(crate) async fn time_floor(
-        &self,
-        base_offset: Offset,
-        timestamp: Timestamp,
-    ) -> Result<Option<TimeEntry>, Error> {
-        let (pending, in_file) = {
-            let mut state = self.state.borrow_mut();
-            let Some(segment) = state.segment(base_offset) else { return Ok(None) };
-            let pending = floor(&segment.index.pending_times, |entry| entry.timestamp < timestamp);
-            (pending, segment.index.times_in_file)
+    /// The disk's, and whatever rebuilding a bad index meets.
+    pub(crate) async fn position_floor_of_time(&self, segment: Offset, timestamp: Timestamp) -> Result<u64, Error> {
+        let reason = match self.time_floor(segment, timestamp).await? {
+            FoundTime::BeforeFirst => return Ok(0),
+            FoundTime::Entry(entry) => match self.position_of_time(segment, entry).await? {
+                Some(position) => return Ok(position),
+                None => "a time entry does not fit the batch that it names",
+            },
+            FoundTime::Unusable(reason) => reason,
         };
-        if pending.is_some() || in_file == 0 {
-            return Ok(pending);
+        tracing::warn!(log = %self.name, segment = segment.get(), reason, "the time index does not fit its segment; writing it again");
+        self.rebuild_index(segment).await?;
+        match self.pending_time_floor(segment, timestamp).0 {
+            Some(entry) => self.position_floor(segment, entry.last_offset).await,
+            None => Ok(0),
+        }
+    }
+
+    /// The last time entry below `timestamp` of a segment: every record up to its offset is earlier, if it is true.
+    async fn time_floor(&self, base_offset: Offset, timestamp: Timestamp) -> Result<FoundTime, Error> {
+        let (pending, in_file) = self.pending_time_floor(base_offset, timestamp);
+        if let Some(entry) = pending {
+            return Ok(FoundTime::Entry(entry));
+        }
+        if in_file == 0 {
+            return Ok(FoundTime::BeforeFirst);
         }
         let file = match self.open_file(base_offset, SegmentFile::TimeIndex, OpenOptions::read_write()).await {
             Ok(file) => file,
-            // Without the index the search begins at the segment's start.
-            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(FoundTime::Unusable("missing"));
+            }
             Err(error) => return Err(error),
         };
         let bytes = self.io().read_lease(&file, 0, in_file as usize * TIME_ENTRY_LEN).await?;
-        Ok(floor(&decode_time_index(&bytes, base_offset), |entry| entry.timestamp < timestamp))
+        let entries = decode_time_index(&bytes, base_offset);
+        if entries.len() != in_file as usize {
+            return Ok(FoundTime::Unusable("entries are missing or do not ascend"));
+        }
+        Ok(floor(&entries, |entry| entry.timestamp < timestamp).map_or(FoundTime::BeforeFirst, FoundTime::Entry))
     }
+
+    /// The last entry below `timestamp` that is not in the file yet, and how many are in the file.
+    fn pending_time_floor(&self, base_offset: Offset, timestamp: Timestamp) -> (Option<TimeEntry>, u32) {
+        let mut state = self.state.borrow_mut();
+        let Some(segment) = state.segment(base_offset) else { return (None, 0) };
+        let pending = floor(&segment.index.pending_times, |entry| entry.timestamp < timestamp);
+        (pending, segment.index.times_in_file)
+    }
+
+    /// Where to start for a time entry, if the batch that it names is there and has just that time.
+    async fn position_of_time(&self, segment: Offset, entry: TimeEntry) -> Result<Option<u64>, Error> {
+        let from = self.position_floor(segment, entry.last_offset).await?;
+        let mut scan = self.scan_headers(segment, from, self.readable_end(segment)).await?;
+        while let Some(batch) = scan.next(self.io()).await? {
+            if batch.header.last_offset() >= entry.last_offset {
+                let fits =
+                    batch.header.last_offset() == entry.last_offset && batch.header.max_timestamp == entry.timestamp;
+                return Ok(fits.then_some(from));
+            }
+            if batch.header.max_timestamp > entry.timestamp {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+}
+
+enum FoundTime {
+    Entry(TimeEntry),
+    BeforeFirst,
+    /// The file is not what the segment needs, and why.
+    Unusable(&'static str),
 }
 
 enum Found {

@@ -64,11 +64,7 @@ impl LogInner {
     async fn find_in_segment(&self, segment: Offset, timestamp: Timestamp) -> Result<Option<TimedOffset>, Error> {
         let log_start = self.state.borrow().log_start;
         let end = self.readable_end(segment);
-        let from = match self.time_floor(segment, timestamp).await? {
-            // Everything up to this entry's offset is earlier.
-            Some(entry) => self.position_floor(segment, entry.last_offset).await?,
-            None => 0,
-        };
+        let from = self.position_floor_of_time(segment, timestamp).await?;
         let mut scan = self.scan_headers(segment, from, end).await?;
         while let Some(batch) = scan.next(self.io()).await? {
             if batch.header.max_timestamp < timestamp || batch.header.last_offset() < log_start {
