@@ -4,6 +4,7 @@
 //! as records for the caller to store.
 //!
 //! - [`controller`]: `step`, which decides every change.
+//! - [`group`]: consumer groups: rebalances, and committed offsets.
 //! - [`image`]: the cluster's metadata, which only records change.
 //! - [`record`]: those records, and their bytes.
 //! - [`settings`]: the one table of settings; values, layers, `server.properties`.
@@ -14,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod controller;
+pub mod group;
 pub mod image;
 pub mod record;
 pub mod settings;
