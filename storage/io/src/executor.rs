@@ -71,6 +71,10 @@ impl Executor {
     ///
     /// When a task panics: the panic passes through. [`crate::Io::catch_panic`] keeps one inside a task.
     pub fn run<F: Future>(&self, future: F) -> F::Output {
+        #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+        if let BackendImpl::Foreign(backend) = &self.core.backend {
+            return backend.run(&self.core, future);
+        }
         let mut future = std::pin::pin!(future);
         let main = self.core.main_task();
         main.schedule();

@@ -26,6 +26,9 @@ struct FileInner {
     access: Access,
     /// The file system has refused RWF_NOWAIT for a write.
     cannot_refuse_to_block: AtomicBool,
+    /// A foreign runtime's own file for this one.
+    #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+    twin: std::sync::OnceLock<crate::foreign::Twin>,
 }
 
 /// How bytes reach the file.
@@ -51,7 +54,20 @@ impl File {
 
     pub(crate) fn with_access(path: PathBuf, kind: FileKind, access: Access) -> File {
         let cannot_refuse_to_block = AtomicBool::new(false);
-        File { inner: Arc::new(FileInner { path, kind, access, cannot_refuse_to_block }) }
+        let inner = FileInner {
+            path,
+            kind,
+            access,
+            cannot_refuse_to_block,
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            twin: std::sync::OnceLock::new(),
+        };
+        File { inner: Arc::new(inner) }
+    }
+
+    #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+    pub(crate) fn twin(&self) -> &std::sync::OnceLock<crate::foreign::Twin> {
+        &self.inner.twin
     }
 
     pub(crate) fn is_direct(&self) -> bool {

@@ -35,6 +35,8 @@ use std::time::Duration;
 use crate::blocking::BlockingBackend;
 use crate::error::{Error, Result};
 use crate::executor::{self, Panicked, Task, Tasks};
+#[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+use crate::foreign::ForeignBackend;
 use crate::op::{Op, OpKey, Outcome, Pending, Slots};
 use crate::probe::DiskTraits;
 use crate::sim::SimBackend;
@@ -54,6 +56,32 @@ pub enum Backend {
     Uring,
     /// epoll and a small pool of threads for files.
     Blocking,
+    /// Files through tokio-uring, on its runtime; no sockets. Only in a build with the feature `tokio-uring`.
+    TokioUring,
+    /// Files through glommio, on its runtime; no sockets. Only in a build with the feature `glommio`.
+    Glommio,
+}
+
+impl Backend {
+    /// What it is called in settings, logs and measurements.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Auto => "auto",
+            Backend::Uring => "uring",
+            Backend::Blocking => "blocking",
+            Backend::TokioUring => "tokio-uring",
+            Backend::Glommio => "glommio",
+        }
+    }
+
+    /// Whether this build has it.
+    pub fn is_built(self) -> bool {
+        match self {
+            Backend::Auto | Backend::Uring | Backend::Blocking => true,
+            Backend::TokioUring => cfg!(feature = "tokio-uring"),
+            Backend::Glommio => cfg!(feature = "glommio"),
+        }
+    }
 }
 
 /// How a core is set up.
@@ -130,6 +158,8 @@ pub(crate) enum BackendImpl {
     Uring(UringBackend),
     Blocking(BlockingBackend),
     Sim(SimBackend),
+    #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+    Foreign(Box<ForeignBackend>),
 }
 
 impl BackendImpl {
@@ -148,7 +178,25 @@ impl BackendImpl {
                 Ok((backend, wakes)) => Ok((BackendImpl::Uring(backend), wakes)),
                 Err(error) => blocking(format!("no io_uring here: {error}")),
             },
+            #[cfg(feature = "tokio-uring")]
+            Backend::TokioUring => BackendImpl::foreign(config, crate::tokio_uring::TokioUring::open),
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => BackendImpl::foreign(config, crate::glommio::Glommio::open),
+            #[cfg(not(all(feature = "glommio", feature = "tokio-uring")))]
+            absent => {
+                let words = format!("this build has no {0}: it needs the feature `{0}` of heddle-io", absent.name());
+                Err(Error::new("set up the backend", std::io::ErrorKind::Unsupported, words))
+            }
         }
+    }
+
+    #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+    fn foreign(
+        config: &IoConfig,
+        make: impl FnOnce(&IoConfig) -> Result<crate::foreign::Runtime>,
+    ) -> Result<(BackendImpl, Arc<WakeList>)> {
+        let (backend, wakes) = ForeignBackend::open(config, config.backend.name(), make)?;
+        Ok((BackendImpl::Foreign(Box::new(backend)), wakes))
     }
 
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
@@ -156,6 +204,8 @@ impl BackendImpl {
             BackendImpl::Uring(backend) => backend.start(slots, key, op),
             BackendImpl::Blocking(backend) => backend.start(slots, key, op),
             BackendImpl::Sim(backend) => backend.start(slots, key, op),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.start(slots, key, op),
         }
     }
 
@@ -164,6 +214,8 @@ impl BackendImpl {
             BackendImpl::Uring(backend) => backend.cancel(slots, key),
             BackendImpl::Blocking(backend) => backend.cancel(slots, key),
             BackendImpl::Sim(backend) => backend.cancel(slots, key),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.cancel(slots, key),
         }
     }
 
@@ -172,6 +224,8 @@ impl BackendImpl {
             BackendImpl::Uring(backend) => backend.turn(slots, wakes, wait),
             BackendImpl::Blocking(backend) => backend.turn(slots, wakes, wait),
             BackendImpl::Sim(backend) => backend.turn(slots, wakes, wait),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.turn(slots, wakes, wait),
         }
     }
 
@@ -180,6 +234,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(backend) => backend.submit(),
             BackendImpl::Blocking(_) | BackendImpl::Sim(_) => {}
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => {}
         }
     }
 
@@ -188,6 +244,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(backend) => backend.has_news(),
             BackendImpl::Blocking(_) | BackendImpl::Sim(_) => false,
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => false,
         }
     }
 
@@ -197,6 +255,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(backend) => backend.needs_turn(),
             BackendImpl::Blocking(backend) => backend.needs_turn(),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.needs_turn(),
             BackendImpl::Sim(_) => false,
         }
     }
@@ -206,6 +266,8 @@ impl BackendImpl {
             BackendImpl::Uring(backend) => backend.close(slots),
             BackendImpl::Blocking(backend) => backend.close(slots),
             BackendImpl::Sim(backend) => backend.close(slots),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.close(slots),
         }
     }
 
@@ -213,6 +275,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::monotonic(),
             BackendImpl::Sim(backend) => backend.now(),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => crate::os::monotonic(),
         }
     }
 
@@ -220,6 +284,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::wall_clock(),
             BackendImpl::Sim(backend) => backend.wall_clock(),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => crate::os::wall_clock(),
         }
     }
 
@@ -227,6 +293,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::fill_random(bytes),
             BackendImpl::Sim(backend) => backend.fill_random(bytes),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => crate::os::fill_random(bytes),
         }
     }
 
@@ -234,6 +302,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(_) | BackendImpl::Blocking(_) => crate::os::listen(address, options),
             BackendImpl::Sim(backend) => backend.listen(address, options),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => Err(backend.files_only()),
         }
     }
 
@@ -243,6 +313,8 @@ impl BackendImpl {
             BackendImpl::Uring(backend) => backend.watched_descriptors(),
             BackendImpl::Blocking(backend) => Ok(backend.watched_descriptors()),
             BackendImpl::Sim(_) => Err(std::io::Error::other("the simulator drives this core")),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => Err(std::io::Error::other("this core has a runtime around it already")),
         }
     }
 
@@ -259,6 +331,8 @@ impl BackendImpl {
             BackendImpl::Uring(_) => "uring",
             BackendImpl::Blocking(_) => "blocking",
             BackendImpl::Sim(_) => "sim",
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.name(),
         }
     }
 
@@ -267,6 +341,8 @@ impl BackendImpl {
             BackendImpl::Uring(backend) => backend.reason(),
             BackendImpl::Blocking(backend) => backend.reason(),
             BackendImpl::Sim(_) => "a simulated host".to_owned(),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(backend) => backend.reason(),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | `sync.rs` | primitives between tasks of one core |
 //! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
+//! | `foreign.rs`, `tokio_uring.rs`, `glommio.rs` | backends of files only, on foreign runtimes; behind features |
 //! | `send_file.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
 //!
 //! An operation owns its buffers until the kernel has finished with them. Dropping the future of an operation gives up
@@ -27,6 +28,10 @@ mod error;
 mod executor;
 mod file;
 mod flight;
+#[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+mod foreign;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod inline;
 mod inside;
 mod io;
@@ -43,6 +48,8 @@ mod spin;
 pub mod sync;
 pub mod threads;
 mod timer;
+#[cfg(feature = "tokio-uring")]
+mod tokio_uring;
 mod uring;
 mod wake;
 

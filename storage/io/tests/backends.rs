@@ -1,4 +1,5 @@
-//! What [`Io`] promises, held to on every backend: the ring, epoll, the simulator.
+//! What [`Io`] promises, held to on every backend: the ring, epoll, the simulator; and what it promises of files and tasks,
+//! on those that a build may have besides (`--features tokio-uring,glommio`).
 //!
 //! A machine that forbids io_uring runs the first with the second's means; `the_ring_is_tested_where_there_is_one` says
 //! which of the two it was.
@@ -24,21 +25,43 @@ const FOREVER: Duration = Duration::from_secs(60);
 
 /// Runs `test` on each backend, in a directory of its own.
 fn on_every_backend(name: &str, test: impl AsyncFn(&Io, &Path)) {
-    for (backend, number) in [(Backend::Auto, 0), (Backend::Blocking, 1)] {
-        let path = std::env::temp_dir().join(format!("heddle-io-{}-{name}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory for the test");
-        let directory = Removed(path);
-        let executor = Executor::new(IoConfig { backend, ..IoConfig::default() }).expect("a backend");
-        let io = executor.io();
-        let ended = executor.run(io.timeout(FOREVER, test(&io, &directory.0)));
-        assert!(ended.is_ok(), "{name} hangs on {}", io.backend_name());
-        assert_eq!(io.operations_in_flight(), 0, "{name} leaves operations on {}", io.backend_name());
+    for backend in [Backend::Auto, Backend::Blocking] {
+        on(backend, name, &test);
     }
+    in_the_simulator(name, test);
+}
+
+/// The same, and on the backends of files only that this build has.
+fn on_every_file_backend(name: &str, test: impl AsyncFn(&Io, &Path)) {
+    for backend in backends_of_files_only() {
+        on(backend, name, &test);
+    }
+    on_every_backend(name, test);
+}
+
+fn on(backend: Backend, name: &str, test: impl AsyncFn(&Io, &Path)) {
+    let path = std::env::temp_dir().join(format!("heddle-io-{}-{name}-{}", std::process::id(), backend.name()));
+    std::fs::create_dir_all(&path).expect("a directory for the test");
+    let directory = Removed(path);
+    let executor = Executor::new(IoConfig { backend, ..IoConfig::default() }).expect("a backend");
+    let io = executor.io();
+    let ended = executor.run(io.timeout(FOREVER, test(&io, &directory.0)));
+    assert!(ended.is_ok(), "{name} hangs on {}", io.backend_name());
+    assert_eq!(io.operations_in_flight(), 0, "{name} leaves operations on {}", io.backend_name());
+}
+
+fn in_the_simulator(name: &str, test: impl AsyncFn(&Io, &Path)) {
     let host = Simulator::new(7).host("a");
     let executor = host.executor();
     let io = executor.io();
     let ended = executor.run(io.timeout(FOREVER, test(&io, Path::new("/"))));
     assert!(ended.is_ok(), "{name} hangs in the simulator");
+}
+
+/// The backends of files only that this build has, where the kernel offers them their ring.
+fn backends_of_files_only() -> impl Iterator<Item = Backend> {
+    let has_ring = Executor::new(IoConfig::default()).expect("a backend").backend_name() == "uring";
+    [Backend::TokioUring, Backend::Glommio].into_iter().filter(move |backend| backend.is_built() && has_ring)
 }
 
 /// A directory that goes with the test.
@@ -110,7 +133,7 @@ fn the_ring_is_tested_where_there_is_one() {
 
 #[test]
 fn what_was_written_is_read() {
-    on_every_backend("written", async |io, directory| {
+    on_every_file_backend("written", async |io, directory| {
         let file = create(io, directory, "a").await;
         let pieces = vec![Lease::from_static(b"hello"), Lease::empty(), Lease::from_static(b" world")];
         io.write(&file, 5, pieces).await.unwrap();
@@ -130,7 +153,7 @@ fn what_was_written_is_read() {
 
 #[test]
 fn a_write_takes_any_number_of_pieces_of_any_size() {
-    on_every_backend("pieces", async |io, directory| {
+    on_every_file_backend("pieces", async |io, directory| {
         let file = create(io, directory, "a").await;
         let all = Lease::from_vec(pattern(3 << 20));
         let small = (0..5000).map(|at| all.slice(at * 7..at * 7 + 7));
@@ -143,7 +166,7 @@ fn a_write_takes_any_number_of_pieces_of_any_size() {
 
 #[test]
 fn a_hundred_operations_at_once_keep_their_buffers_apart() {
-    on_every_backend("hundred", async |io, directory| {
+    on_every_file_backend("hundred", async |io, directory| {
         let file = create(io, directory, "a").await;
         let all = Lease::from_vec(pattern(100 * 3000));
         let writes: Vec<_> = (0..100)
@@ -167,7 +190,7 @@ fn a_hundred_operations_at_once_keep_their_buffers_apart() {
 
 #[test]
 fn lengths_and_blocks() {
-    on_every_backend("lengths", async |io, directory| {
+    on_every_file_backend("lengths", async |io, directory| {
         let file = create(io, directory, "a").await;
         io.write(&file, 0, text("0123456789")).await.unwrap();
         io.set_len(&file, 4).await.unwrap();
@@ -186,7 +209,7 @@ fn lengths_and_blocks() {
 
 #[test]
 fn opening_says_what_it_may_do() {
-    on_every_backend("opening", async |io, directory| {
+    on_every_file_backend("opening", async |io, directory| {
         let path = directory.join("a");
         let missing = io.open(&path, OpenOptions::read()).await.unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);
@@ -205,7 +228,7 @@ fn opening_says_what_it_may_do() {
 
 #[test]
 fn directories_are_listed_renamed_and_removed() {
-    on_every_backend("directories", async |io, directory| {
+    on_every_file_backend("directories", async |io, directory| {
         let (deep, other) = (directory.join("b/c"), directory.join("moved"));
         io.create_dir_all(&deep).await.unwrap();
         io.create_dir_all(&deep).await.unwrap();
@@ -231,7 +254,7 @@ fn directories_are_listed_renamed_and_removed() {
 
 #[test]
 fn a_lock_keeps_others_out_and_names_its_holder() {
-    on_every_backend("lock", async |io, directory| {
+    on_every_file_backend("lock", async |io, directory| {
         let file = create(io, directory, "lock").await;
         io.lock_exclusive(&file).await.unwrap();
         let again = create(io, directory, "lock").await;
@@ -376,7 +399,7 @@ fn a_file_is_sent_without_passing_through_our_hands() {
 
 #[test]
 fn tasks_are_joined_cancelled_and_detached() {
-    on_every_backend("tasks", async |io, _| {
+    on_every_file_backend("tasks", async |io, _| {
         let sum = io.spawn(async { 1 + 1 });
         assert!(!sum.is_finished());
         assert_eq!(sum.await, 2);
@@ -411,7 +434,7 @@ fn tasks_are_joined_cancelled_and_detached() {
 
 #[test]
 fn timers_fire_in_their_order_and_a_timeout_drops_what_it_limits() {
-    on_every_backend("timers", async |io, _| {
+    on_every_file_backend("timers", async |io, _| {
         let order = Rc::new(RefCell::new(Vec::new()));
         let start = io.now();
         let sleepers: Vec<_> = [30_u64, 10, 20]
@@ -443,7 +466,7 @@ fn timers_fire_in_their_order_and_a_timeout_drops_what_it_limits() {
 
 #[test]
 fn a_panic_stays_inside_of_what_is_guarded() {
-    on_every_backend("panic", async |io, _| {
+    on_every_file_backend("panic", async |io, _| {
         let caught = io.catch_panic(async { panic!("bytes from {}", "a stranger") }).await;
         assert_eq!(caught.unwrap_err().to_string(), "bytes from a stranger");
         assert_eq!(io.catch_panic(async { 3 }).await, Ok(3));
@@ -452,7 +475,7 @@ fn a_panic_stays_inside_of_what_is_guarded() {
 
 #[test]
 fn what_blocks_runs_elsewhere() {
-    on_every_backend("blocking", async |io, _| {
+    on_every_file_backend("blocking", async |io, _| {
         let values: Vec<_> = (0..20_u64)
             .map(|number| {
                 let io = io.clone();
@@ -469,7 +492,7 @@ fn what_blocks_runs_elsewhere() {
 
 #[test]
 fn chance_differs_and_clocks_go_on() {
-    on_every_backend("chance", async |io, _| {
+    on_every_file_backend("chance", async |io, _| {
         assert_ne!(io.random_u64(), io.random_u64());
         assert_ne!(io.random_bytes16(), io.random_bytes16());
         let before = io.now();
@@ -491,7 +514,7 @@ async fn poll_once_and_drop<F: Future>(first: F) {
 
 #[test]
 fn a_write_that_nobody_waits_for_is_still_written() {
-    on_every_backend("abandoned", async |io, directory| {
+    on_every_file_backend("abandoned", async |io, directory| {
         let file = create(io, directory, "a").await;
         let all = Lease::from_vec(pattern(1 << 20));
         drop(io.write(&file, 0, vec![all.clone()]));
@@ -506,7 +529,7 @@ fn a_write_that_nobody_waits_for_is_still_written() {
 
 #[test]
 fn an_operation_after_the_end_of_its_core_fails() {
-    for backend in [Backend::Auto, Backend::Blocking] {
+    for backend in [Backend::Auto, Backend::Blocking].into_iter().chain(backends_of_files_only()) {
         let executor = Executor::new(IoConfig { backend, ..IoConfig::default() }).unwrap();
         let io = executor.io();
         drop(executor);
@@ -514,4 +537,78 @@ fn an_operation_after_the_end_of_its_core_fails() {
         let error = other.run(io.open(Path::new("/dev/null"), OpenOptions::read())).unwrap_err();
         assert_eq!(error.to_string(), "open /dev/null: the executor is gone");
     }
+}
+
+#[test]
+fn a_backend_that_is_not_built_says_how_to_get_it() {
+    let absent = |backend: &Backend| !backend.is_built();
+    for backend in backends_of_files_only().chain([Backend::TokioUring, Backend::Glommio].into_iter().filter(absent)) {
+        let name = backend.name();
+        match Executor::new(IoConfig { backend, ..IoConfig::default() }) {
+            Ok(executor) => assert_eq!((executor.backend_name(), backend.is_built()), (name, true)),
+            Err(error) => {
+                let words = format!("this build has no {name}: it needs the feature `{name}` of heddle-io");
+                assert_eq!(error.to_string(), format!("set up the backend: {words}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_of_files_only_refuses_sockets() {
+    for backend in backends_of_files_only() {
+        on(backend, "sockets", async |io, _| {
+            let words = format!("the backend {} has files only", backend.name());
+            let refused = io.listen(LOOPBACK.parse().unwrap(), ListenOptions::default()).unwrap_err();
+            assert!(refused.kind() == ErrorKind::Unsupported && refused.to_string().ends_with(&words), "{refused}");
+            let refused = io.connect(LOOPBACK.parse().unwrap()).await.unwrap_err();
+            assert!(refused.kind() == ErrorKind::Unsupported && refused.to_string().ends_with(&words), "{refused}");
+        });
+    }
+}
+
+#[test]
+fn what_goes_past_the_cache_is_read_with_and_without_it() {
+    on_every_file_backend("direct", async |io, directory| {
+        let path = directory.join("a");
+        let cached = create(io, directory, "a").await;
+        // Not every file system takes O_DIRECT; there the same holds of the cache.
+        let direct = io.open(&path, OpenOptions::read_write().direct()).await.unwrap_or_else(|_| cached.clone());
+        let all = {
+            let mut buffer = Buffer::aligned(1 << 20);
+            buffer.extend_from_slice(&pattern(1 << 20));
+            buffer.freeze()
+        };
+        let pieces = vec![all.slice(0..4096), all.slice(4096..1 << 20)];
+        io.write(&direct, 8192, pieces).await.unwrap();
+        io.write(&direct, 0, vec![all.slice(0..8192)]).await.unwrap();
+        io.sync_data(&direct).await.unwrap();
+        assert!(io.read_lease(&cached, 8192, 2 << 20).await.unwrap() == all);
+        let (count, buffer) = io.read(&direct, 4096, Buffer::aligned(64 << 10), 64 << 10).await;
+        assert_eq!(count.unwrap(), 64 << 10);
+        assert!(buffer[..4096] == all[4096..8192] && buffer[4096..] == all[..60 << 10]);
+        let (count, buffer) = io.read(&direct, 1 << 20, Buffer::aligned(64 << 10), 64 << 10).await;
+        assert_eq!((count.unwrap(), buffer.len()), (8192, 8192), "the end of the file");
+    });
+}
+
+#[test]
+fn a_core_that_is_never_idle_still_gets_its_results() {
+    on_every_file_backend("busy", async |io, directory| {
+        let file = create(io, directory, "a").await;
+        let done = Rc::new(Cell::new(false));
+        let writing = io.spawn({
+            let (io, done) = (io.clone(), Rc::clone(&done));
+            async move {
+                io.write(&file, 0, text("text")).await.unwrap();
+                io.sync_data(&file).await.unwrap();
+                done.set(true);
+            }
+        });
+        // A task that is always ready: the core has no reason to sleep.
+        while !done.get() {
+            io.yield_now().await;
+        }
+        writing.await;
+    });
 }

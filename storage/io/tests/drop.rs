@@ -111,9 +111,8 @@ struct Place {
     /// Read and written past the page cache where the file system allows it, so that operations last.
     direct: File,
     cached: File,
-    /// A connection whose other end does nothing.
-    socket: Socket,
-    peer: Socket,
+    /// A connection whose other end does nothing, and that end; none on backends of files only.
+    connection: Option<(Socket, Socket)>,
 }
 
 impl Place {
@@ -125,14 +124,12 @@ impl Place {
         io.write(&cached, 0, vec![answer.freeze()]).await.expect("space");
         io.sync_data(&cached).await.expect("a disk");
         let direct = io.open(&path, OpenOptions::read_write().direct()).await;
-        let (socket, peer) = connection(io).await;
         Place {
             io: io.clone(),
             directory: directory.to_owned(),
             direct: direct.unwrap_or_else(|_| cached.clone()),
             cached,
-            socket,
-            peer,
+            connection: if has_sockets(io) { Some(connection(io).await) } else { None },
         }
     }
 
@@ -140,7 +137,10 @@ impl Place {
     fn operations(&self) -> Vec<(&'static str, Begin)> {
         let mut operations = self.file_operations();
         operations.extend(self.path_operations());
-        operations.extend(self.socket_operations());
+        operations.push(("sleep", begin(self, |place| place.io.sleep(Duration::from_secs(3600)))));
+        if let Some((socket, _)) = &self.connection {
+            operations.extend(self.socket_operations(socket));
+        }
         operations
     }
 
@@ -192,9 +192,9 @@ impl Place {
         ]
     }
 
-    fn socket_operations(&self) -> Vec<(&'static str, Begin)> {
+    fn socket_operations(&self, socket: &Socket) -> Vec<(&'static str, Begin)> {
         let io = || self.io.clone();
-        let (receiving, sending) = (self.socket.clone(), self.socket.clone());
+        let (receiving, sending, much) = (socket.clone(), socket.clone(), socket.clone());
         let file = self.cached.clone();
         let listener = self.io.listen(any_address(), ListenOptions::default()).expect("a free port");
         let address = listener.local_addr();
@@ -203,18 +203,18 @@ impl Place {
             ("connect", run(io(), async move |io| drop(io.connect(address).await))),
             ("receive", run(io(), async move |io| drop(io.recv(&receiving, Buffer::with_capacity(SMALL)).await))),
             ("send file", run(io(), async move |io| drop(io.send_file(&sending, &file, 0, LARGE).await))),
-            ("send", begin(self, |place| place.io.send(&place.socket, sent(8 * LARGE)))),
-            ("sleep", begin(self, |place| place.io.sleep(Duration::from_secs(3600)))),
+            ("send", begin(self, move |place| place.io.send(&much, sent(8 * LARGE)))),
         ]
     }
 
     /// What the peer gets of all that was sent before the connection ended: never poison.
     async fn check_peer(self) {
-        self.io.send(&self.peer, vec![Lease::from_vec(vec![ANSWERED; SMALL])]).await.expect("a connection");
-        self.socket.shutdown();
+        let Some((socket, peer)) = &self.connection else { return };
+        self.io.send(peer, vec![Lease::from_vec(vec![ANSWERED; SMALL])]).await.expect("a connection");
+        socket.shutdown();
         let mut received = Buffer::with_capacity(SMALL);
         loop {
-            let (count, buffer) = self.io.recv(&self.peer, received).await;
+            let (count, buffer) = self.io.recv(peer, received).await;
             assert!(buffer.iter().all(|byte| [SENT, ANSWERED].contains(byte)), "freed memory was sent");
             received = buffer;
             received.clear();
@@ -233,6 +233,16 @@ impl Place {
             assert!(!buffer.contains(&POISON), "freed memory was written to a file");
         }
     }
+}
+
+/// The backends of files only that this build has, where the kernel offers them their ring.
+fn backends_of_files_only() -> impl Iterator<Item = Backend> {
+    let has_ring = Executor::new(IoConfig::default()).expect("a backend").backend_name() == "uring";
+    [Backend::TokioUring, Backend::Glommio].into_iter().filter(move |backend| backend.is_built() && has_ring)
+}
+
+fn has_sockets(io: &Io) -> bool {
+    !backends_of_files_only().any(|backend| backend.name() == io.backend_name())
 }
 
 fn any_address() -> std::net::SocketAddr {
@@ -298,8 +308,9 @@ async fn give_up(io: &Io, operation: &mut Option<Operation>, stage: Stage) {
 }
 
 fn each_system_backend(name: &str, test: impl Fn(Executor, &Path)) {
-    for (backend, number) in [(Backend::Auto, 0), (Backend::Blocking, 1)] {
-        let directory = std::env::temp_dir().join(format!("heddle-io-{}-{name}-{number}", std::process::id()));
+    for backend in [Backend::Auto, Backend::Blocking].into_iter().chain(backends_of_files_only()) {
+        let directory =
+            std::env::temp_dir().join(format!("heddle-io-{}-{name}-{}", std::process::id(), backend.name()));
         std::fs::create_dir_all(&directory).expect("a directory for the test");
         test(Executor::new(IoConfig { backend, ..IoConfig::default() }).expect("a backend"), &directory);
         std::fs::remove_dir_all(&directory).expect("the directory of the test");

@@ -12,12 +12,23 @@ use heddle_record::{
     ProducerId, RecordBatch, Sequence, Timestamp, TopicId,
 };
 
-/// Runs `test` on the backend that needs nothing of the kernel.
-pub(crate) fn run<F: Future>(test: impl FnOnce(Io) -> F) -> F::Output {
-    let config = IoConfig { backend: Backend::Blocking, ..IoConfig::default() };
-    let executor = Executor::new(config).expect("the blocking backend is always there");
-    let io = executor.io();
-    executor.run(test(io))
+/// Runs `test` on the backend that needs nothing of the kernel, and on the foreign runtimes that this build has
+/// (`--features heddle-io/tokio-uring,heddle-io/glommio`), where the kernel offers io_uring.
+pub(crate) fn run<F: Future<Output = ()>>(test: impl Fn(Io) -> F) {
+    let backends = [Backend::Blocking, Backend::TokioUring, Backend::Glommio];
+    for backend in backends.into_iter().filter(|backend| backend.is_built()) {
+        if backend != Backend::Blocking && !has_ring() {
+            continue;
+        }
+        let config = IoConfig { backend, ..IoConfig::default() };
+        let executor = Executor::new(config).expect("the backend is there if the build has it");
+        let io = executor.io();
+        executor.run(test(io));
+    }
+}
+
+fn has_ring() -> bool {
+    Executor::new(IoConfig::default()).expect("a backend").backend_name() == "uring"
 }
 
 /// Waits until the tasks of dropped engines have ended, which hold the directory's lock.

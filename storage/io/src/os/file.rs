@@ -144,6 +144,31 @@ pub(crate) fn write_inline(file: &File, position: u64, vectored: &mut Vectored) 
     }
 }
 
+/// A second descriptor of the same open file.
+#[cfg(feature = "tokio-uring")]
+pub(crate) fn duplicate(file: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    super::owned(unsafe { libc::fcntl(file, libc::F_DUPFD_CLOEXEC, 0) })
+}
+
+/// Whether the file was opened for writing.
+#[cfg(feature = "glommio")]
+pub(crate) fn is_writable(file: RawFd) -> io::Result<bool> {
+    // SAFETY: no memory is involved.
+    let flags = checked(unsafe { libc::fcntl(file, libc::F_GETFL) })?;
+    Ok(flags & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// The number of the file system that an open file is on.
+#[cfg(feature = "glommio")]
+pub(crate) fn device_of(file: RawFd) -> io::Result<u64> {
+    let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `status` is a valid place for the result during the call.
+    checked(unsafe { libc::fstat(file, status.as_mut_ptr()) })?;
+    // SAFETY: the kernel has just filled it.
+    Ok(unsafe { status.assume_init() }.st_dev)
+}
+
 pub(crate) fn sync(file: RawFd, kind: SyncKind) -> io::Result<()> {
     // SAFETY: no memory is involved.
     checked(unsafe {
