@@ -323,6 +323,8 @@ impl BackendImpl {
         match self {
             BackendImpl::Uring(_) | BackendImpl::Blocking(_) => None,
             BackendImpl::Sim(backend) => Some(backend.disk_traits()),
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => None,
         }
     }
 
