@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use heddle_record::{Compression, TimestampType};
 
+use crate::device::DeviceChoice;
+
 /// What one core's engine may use. Times are real time of [`heddle_io::Io`].
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -34,6 +36,10 @@ pub struct EngineConfig {
     pub producer_ids_max: usize,
     /// Output limit in bytes of one batch that must be decompressed.
     pub decompressed_bytes_max: usize,
+    /// How logs are kept (`log.device`).
+    pub device: DeviceChoice,
+    /// Bytes of the ends of logs that this core keeps in memory for their readers, on the direct device.
+    pub tail_bytes_max: usize,
     /// A bug to plant, for tests that must be able to fail.
     #[doc(hidden)]
     pub planted_bug: PlantedBug,
@@ -54,6 +60,8 @@ impl Default for EngineConfig {
             producer_id_expiration: Duration::from_secs(24 * 60 * 60),
             producer_ids_max: 100_000,
             decompressed_bytes_max: 128 << 20,
+            device: DeviceChoice::Auto,
+            tail_bytes_max: 256 << 20,
             planted_bug: PlantedBug::None,
         }
     }

@@ -16,8 +16,10 @@ use heddle_record::checksum::crc32c;
 use heddle_record::{BrokerId, TopicId};
 
 use crate::checkpoint::Inherited;
+use crate::device::{Device, DeviceChoice};
 use crate::error::Error;
 use crate::layout;
+use crate::shared_flush::DeviceFlush;
 
 /// The format version that this program writes. It opens this one and every older one.
 pub const FORMAT_VERSION: u32 = 1;
@@ -60,8 +62,11 @@ pub struct DataDir {
 struct Shared {
     path: PathBuf,
     identity: Identity,
-    /// Held for its lock.
-    _lock: File,
+    /// Held for its lock; nobody writes to it, so flushing it flushes the device and nothing else.
+    lock: File,
+    /// How logs are kept here, and why: every core must do the same.
+    device: OnceLock<Device>,
+    device_flush: DeviceFlush,
     offline: AtomicBool,
     /// Why it is offline; the first reason stays.
     offline_reason: OnceLock<Arc<str>>,
@@ -93,7 +98,9 @@ impl DataDir {
         let shared = Shared {
             path: path.to_owned(),
             identity,
-            _lock: lock,
+            lock,
+            device: OnceLock::new(),
+            device_flush: DeviceFlush::default(),
             offline: AtomicBool::new(false),
             offline_reason: OnceLock::new(),
             inherited: Mutex::new(None),
@@ -136,6 +143,34 @@ impl DataDir {
                 "a flush failed: the data directory is offline, nothing is acknowledged any more; check the disk, then restart"
             );
         }
+    }
+
+    /// How logs are kept here; the first to ask probes the file system.
+    ///
+    /// # Errors
+    /// [`Error::NoDirectWrites`] if `choice` asks for what the file system cannot; what probing it meets.
+    pub(crate) async fn device(&self, io: &Io, choice: DeviceChoice) -> Result<Device, Error> {
+        if let Some(device) = self.shared.device.get() {
+            return Ok(*device);
+        }
+        let traits = io.probe_disk(self.path()).await?;
+        let device = Device::choose(choice, &traits)?;
+        if self.shared.device.set(device).is_ok() {
+            let (asked, name) = (choice != DeviceChoice::Auto, device.name());
+            tracing::info!(
+                device = name, asked_for = asked, file_system = %traits.file_system,
+                one_flush_for_all = device.shares_flushes(), why = %traits.reason, "how logs are kept"
+            );
+        }
+        Ok(device)
+    }
+
+    /// Makes durable everything that was written in place before the call, on any core.
+    ///
+    /// # Errors
+    /// As a flush of a file: the directory goes offline.
+    pub(crate) async fn flush_device(&self, io: &Io) -> Result<(), Error> {
+        self.shared.device_flush.flush(io, &self.shared.lock).await
     }
 
     /// Takes the directory offline if this is a flush that failed, of whatever file: the disk loses what it was given.

@@ -3,42 +3,92 @@
 //! A device prepares space, writes whole buffers at a position, flushes, truncates and recycles. It never knows what a
 //! batch is, and it promises nothing about a file's length: only the log knows where it ends.
 //!
-//! There is one device, `buffered`: the page cache, writes wherever the log ends, one fdatasync per dirty file.
+//! | | `buffered` | `direct` |
+//! |---|---|---|
+//! | an append's bytes | stay where they were received | are copied once, into the log's tail (`tail.rs`) |
+//! | a write | any bytes, through the page cache | whole blocks, O_DIRECT, into reserved or settled space (`space.rs`) |
+//! | a flush | one fdatasync per dirty file | one for all logs of all cores, where the file system allows it (`shared_flush.rs`) |
+//! | a read near the end | the page cache | the tail |
 
 use std::path::Path;
 
-use heddle_io::{File, Io, Lease, OpenOptions};
+use heddle_io::{DiskTraits, File, Io, Lease, OpenOptions};
 
 use crate::error::Error;
 
-/// One way to keep segments.
+/// Which device a data directory's logs are kept on (`log.device`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Device {
-    /// Through the page cache.
+pub enum DeviceChoice {
+    /// `direct` where the file system can, else `buffered`.
     #[default]
+    Auto,
+    /// O_DIRECT into space prepared ahead.
+    Direct,
+    /// The page cache.
     Buffered,
 }
 
+/// One way to keep segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// Through the page cache.
+    Buffered,
+    /// Around it.
+    Direct {
+        /// One flush of any file makes durable what was written in place to all of them.
+        one_flush_for_all: bool,
+    },
+}
+
 impl Device {
+    /// The device for a directory that can what `traits` says, and why.
+    ///
+    /// # Errors
+    /// `direct` was asked for and cannot be.
+    pub(crate) fn choose(choice: DeviceChoice, traits: &DiskTraits) -> Result<Device, Error> {
+        let direct = Device::Direct { one_flush_for_all: traits.one_flush_for_all };
+        match choice {
+            DeviceChoice::Buffered => Ok(Device::Buffered),
+            DeviceChoice::Auto if !traits.direct => Ok(Device::Buffered),
+            DeviceChoice::Direct if !traits.direct => Err(Error::NoDirectWrites { reason: traits.reason.clone() }),
+            DeviceChoice::Auto | DeviceChoice::Direct => Ok(direct),
+        }
+    }
+
+    /// Its name, as the setting has it.
+    pub(crate) fn name(self) -> &'static str {
+        if self.is_direct() { "direct" } else { "buffered" }
+    }
+
+    pub(crate) fn is_direct(self) -> bool {
+        matches!(self, Device::Direct { .. })
+    }
+
+    /// Whether one flush may stand for those of several logs.
+    pub(crate) fn shares_flushes(self) -> bool {
+        matches!(self, Device::Direct { one_flush_for_all: true })
+    }
+
+    /// How files of segments are opened for writing.
+    pub(crate) fn options(self, options: OpenOptions) -> OpenOptions {
+        if self.is_direct() { options.direct() } else { options }
+    }
+
     /// Makes the file of a new, empty segment; what a crash has left under that name is emptied. Its directory entry is
     /// durable after the directory is synced.
     ///
     /// # Errors
     /// No space, too many files, the disk's.
     pub(crate) async fn prepare(self, io: &Io, path: &Path) -> Result<File, Error> {
-        match self {
-            Device::Buffered => Ok(io.open(path, OpenOptions::create().truncate()).await?),
-        }
+        Ok(io.open(path, self.options(OpenOptions::create().truncate())).await?)
     }
 
-    /// Writes `pieces`, one after the other, at `position`.
+    /// Writes `pieces`, one after the other, at `position`: on the direct device whole blocks.
     ///
     /// # Errors
     /// How much was written is not known then; the log goes offline.
     pub(crate) async fn write(self, io: &Io, file: &File, position: u64, pieces: Vec<Lease>) -> Result<(), Error> {
-        match self {
-            Device::Buffered => Ok(io.write(file, position, pieces).await?),
-        }
+        Ok(io.write(file, position, pieces).await?)
     }
 
     /// Makes durable what was written to `file` before the call.
@@ -46,9 +96,7 @@ impl Device {
     /// # Errors
     /// What was not durable before may be lost; the data directory goes offline.
     pub(crate) async fn flush(self, io: &Io, file: &File) -> Result<(), Error> {
-        match self {
-            Device::Buffered => Ok(io.sync_data(file).await?),
-        }
+        Ok(io.sync_data(file).await?)
     }
 
     /// Abandons everything from `position` on, durably: none of it is ever read again (case 41).
@@ -56,12 +104,8 @@ impl Device {
     /// # Errors
     /// As [`Device::flush`].
     pub(crate) async fn truncate(self, io: &Io, file: &File, position: u64) -> Result<(), Error> {
-        match self {
-            Device::Buffered => {
-                io.set_len(file, position).await?;
-                Ok(io.sync_data(file).await?)
-            }
-        }
+        io.set_len(file, position).await?;
+        Ok(io.sync_data(file).await?)
     }
 
     /// Gives the space of a segment back that nobody needs any more. Readers that have the file open go on reading it.
@@ -69,11 +113,9 @@ impl Device {
     /// # Errors
     /// The disk's; a file that is not there is no error (case 33).
     pub(crate) async fn recycle(self, io: &Io, path: &Path) -> Result<(), Error> {
-        match self {
-            Device::Buffered => match io.remove_file(path).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(()),
-            },
+        match io.remove_file(path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::error::Error;
 use crate::files::FileTable;
 use crate::layout::{DELETED_SUFFIX, LogName};
 use crate::log::{Log, LogInner};
+use crate::shared_flush::SharedFlush;
+use crate::tail::TailCache;
 
 /// One core's engine. Clones share it; it stays on its core.
 #[derive(Clone)]
@@ -46,6 +48,9 @@ pub(crate) struct Core {
     pub(crate) dir: DataDir,
     pub(crate) config: EngineConfig,
     pub(crate) device: Device,
+    /// The ends of logs that are in memory.
+    pub(crate) tails: TailCache,
+    pub(crate) shared_flush: SharedFlush,
     pub(crate) files: FileTable,
     /// Bytes that all logs of this core have accepted and not written yet.
     pending_bytes: Cell<usize>,
@@ -81,10 +86,13 @@ impl Engine {
         if crate::checkpoint::load_once(io, &dir).await? {
             clean_leftovers(io, dir.path()).await?;
         }
+        let device = dir.device(io, config.device).await?;
         let core = Core {
             io: io.clone(),
             dir,
-            device: Device::default(),
+            device,
+            tails: TailCache::new(config.tail_bytes_max),
+            shared_flush: SharedFlush::default(),
             files: FileTable::new(config.open_files_max),
             pending_bytes: Cell::new(0),
             drained: Notify::new(),

@@ -70,6 +70,11 @@ pub enum Error {
     Offline(Arc<str>),
     /// The topic's name is not one that Kafka allows, so no directory is made from it.
     InvalidTopicName(String),
+    /// The direct device was asked for where the file system cannot write around the page cache.
+    NoDirectWrites {
+        /// What was found.
+        reason: String,
+    },
     /// The log is open already, or is being opened or deleted.
     InUse(String),
 }
@@ -133,6 +138,9 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Error::Offline(reason) => write!(f, "offline: {reason}"),
+            Error::NoDirectWrites { reason } => {
+                write!(f, "log.device=direct cannot be here ({reason}); set log.device=auto or buffered")
+            }
             Error::InvalidTopicName(name) => write!(f, "{name:?} is not a topic name"),
             Error::InUse(name) => write!(f, "log {name} is in use"),
         }

@@ -19,6 +19,8 @@ pub(crate) struct FileKey {
     pub(crate) log: LogId,
     pub(crate) segment: Offset,
     pub(crate) file: SegmentFile,
+    /// Opened to be written around the page cache.
+    pub(crate) direct: bool,
 }
 
 impl FileKey {
@@ -92,8 +94,13 @@ impl FileTable {
         }
     }
 
-    /// Forgets a file that is about to be removed or replaced.
+    /// Forgets a file that is about to be removed or replaced, however it was opened.
     pub(crate) fn forget(&self, key: FileKey) {
+        self.forget_one(FileKey { direct: false, ..key });
+        self.forget_one(FileKey { direct: true, ..key });
+    }
+
+    fn forget_one(&self, key: FileKey) {
         let mut table = self.inner.borrow_mut();
         if let Some((_, used)) = table.files.remove(&key) {
             table.by_use.remove(&used);
@@ -102,8 +109,8 @@ impl FileTable {
 
     /// Forgets all files of a log.
     pub(crate) fn forget_log(&self, log: LogId) {
-        let first = FileKey { log, segment: Offset::ZERO, file: SegmentFile::Log };
-        let last = FileKey { log, segment: Offset::MAX, file: SegmentFile::TimeIndex };
+        let first = FileKey { log, segment: Offset::ZERO, file: SegmentFile::Log, direct: false };
+        let last = FileKey { log, segment: Offset::MAX, file: SegmentFile::TimeIndex, direct: true };
         let keys: Vec<FileKey> = self.inner.borrow().files.range(first..=last).map(|(key, _)| *key).collect();
         for key in keys {
             self.forget(key);

@@ -1,6 +1,7 @@
 //! Making bytes durable: group commit, and who waits for it.
 //!
-//! Owns the one flush of a log that is in flight at any time. Writes never wait for it; it covers what was written before
+//! Owns the one flush of a log that is in flight at any time: of its own files, or, where nothing but the device's flush is
+//! needed, the one that all logs share (`shared_flush.rs`). Writes never wait for it; it covers what was written before
 //! it was issued, and when it is done everybody it covers is acknowledged at once. What was written meanwhile is covered
 //! by the next. A failed flush takes the whole data directory offline, on every core, and is never tried again: the second
 //! answer would be OK and the bytes gone (case 26).
@@ -18,10 +19,11 @@ use heddle_io::sync::{OneshotReceiver, OneshotSender, oneshot};
 use heddle_record::Offset;
 
 use crate::config::{LogConfig, PlantedBug};
+use crate::device::Device;
 use crate::error::Error;
 use crate::index::TimeEntry;
 use crate::log::{Log, LogInner};
-use crate::state::{Boundary, LogState};
+use crate::state::{Boundary, DirtyFile, LogState};
 
 impl Log {
     /// Waits until the record at `last_offset` is with the operating system and can be read (acks=1).
@@ -75,15 +77,24 @@ enum Limit {
 }
 
 /// What one flush covers.
-struct FlushPlan {
+pub(crate) struct FlushPlan {
     covers: Boundary,
-    /// Dirty files of segments up to the one that `covers` lies in.
+    /// Files that need a flush of their own, of segments up to the one that `covers` lies in.
     files: Vec<File>,
     /// A directory entry of one of them is new.
     new_entry: bool,
+    /// How far the flush settles the blocks of the segment that is written.
+    settles: Option<(Offset, u64)>,
     /// The largest timestamp of the segment, up to what is covered.
     max: Option<TimeEntry>,
     truncations: u64,
+}
+
+impl FlushPlan {
+    /// Whether any flush of the device will do.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.files.is_empty() && !self.new_entry
+    }
 }
 
 impl LogInner {
@@ -132,33 +143,67 @@ impl LogInner {
     /// Makes sure that a task flushes what is written.
     pub(crate) fn start_flushing(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
-        if state.flushing || state.plan_flush().is_none() {
+        if state.flushing {
             return;
         }
+        let Some(plan) = state.plan_flush(self.core.device) else { return };
         state.flushing = true;
         drop(state);
+        if plan.is_shared() {
+            self.core.shared_flush.ask(Rc::clone(self));
+        } else {
+            self.flush_alone();
+        }
+    }
+
+    /// Starts the task that flushes this log's own files.
+    pub(crate) fn flush_alone(self: &Rc<Self>) {
         self.io().spawn(Rc::clone(self).flush_dirty()).detach();
+    }
+
+    /// The shared flush that covers `plan` is over.
+    pub(crate) fn shared_flush_ended(self: &Rc<Self>, plan: FlushPlan, result: &Result<(), Error>) {
+        match result {
+            Ok(()) => self.publish_flushed(plan),
+            Err(error) => self.fail_flush(error),
+        }
+        self.state.borrow_mut().flushing = false;
+        if result.is_ok() && self.flush_is_wanted() {
+            self.start_flushing();
+        }
+    }
+
+    fn fail_flush(&self, error: &Error) {
+        if !self.state.borrow().deleted {
+            self.core.dir.take_offline(error);
+            self.take_offline(error);
+        }
+    }
+
+    fn flush_is_wanted(&self) -> bool {
+        let state = self.state.borrow();
+        state.flush_is_due(&self.config.borrow()) || !state.flushed_waiters.is_empty()
     }
 
     async fn flush_dirty(self: Rc<Self>) {
         loop {
             let permit = self.core.flush_permits.acquire(1).await;
             // Planned only now: it covers what was written while waiting for the permit.
-            let plan = self.state.borrow().plan_flush();
+            let plan = self.state.borrow().plan_flush(self.core.device);
             let Some(plan) = plan else { break };
+            if plan.is_shared() {
+                return self.core.shared_flush.ask(Rc::clone(&self));
+            }
             let flushed = self.run_flush(&plan).await;
             drop(permit);
             match flushed {
                 Ok(()) => self.publish_flushed(plan),
-                Err(_) if self.state.borrow().deleted => break,
                 Err(error) => {
-                    self.core.dir.take_offline(&error);
-                    self.take_offline(&error);
+                    self.fail_flush(&error);
                     break;
                 }
             }
-            let state = self.state.borrow();
-            if !state.flush_is_due(&self.config.borrow()) && state.flushed_waiters.is_empty() {
+            if !self.flush_is_wanted() {
                 break;
             }
         }
@@ -209,21 +254,40 @@ impl LogState {
     }
 
     /// What a flush that is issued now covers; `None` if there is nothing to flush or the log is offline.
-    fn plan_flush(&self) -> Option<FlushPlan> {
+    pub(crate) fn plan_flush(&self, device: Device) -> Option<FlushPlan> {
         if self.written == self.flushed || self.offline.is_some() {
             return None;
         }
         let covers = self.written;
-        let files =
-            self.dirty.iter().filter(|(segment, _)| *segment <= covers.segment).map(|(_, file)| file.clone()).collect();
+        let needs_own = |dirty: &&DirtyFile| {
+            dirty.segment <= covers.segment && (!device.shares_flushes() || dirty.unsettled_to > self.flushed_in(dirty.segment))
+        };
+        let own = self.dirty.iter().filter(needs_own);
+        let settles = self.space.filter(|space| own.clone().any(|dirty| dirty.segment == space.segment));
+        let settles = settles.map(|space| (space.segment, space.touched_end()));
+        let files: Vec<File> = own.map(|dirty| dirty.file.clone()).collect();
         let new_entry =
             self.segments.iter().any(|segment| segment.base_offset <= covers.segment && !segment.entry_synced);
-        Some(FlushPlan { covers, files, new_entry, max: self.written_max, truncations: self.truncations })
+        Some(FlushPlan { covers, files, new_entry, settles, max: self.written_max, truncations: self.truncations })
+    }
+
+    /// How many bytes of a segment are flushed.
+    fn flushed_in(&self, segment: Offset) -> u64 {
+        match segment.cmp(&self.flushed.segment) {
+            std::cmp::Ordering::Less => u64::MAX,
+            std::cmp::Ordering::Equal => self.flushed.position,
+            std::cmp::Ordering::Greater => 0,
+        }
     }
 
     fn note_flushed(&mut self, plan: &FlushPlan) {
         self.flushed = plan.covers;
         self.flushed_max = plan.max;
+        if let (Some((segment, end)), Some(space)) = (plan.settles, &mut self.space)
+            && space.segment == segment
+        {
+            space.settle(end);
+        }
         self.remember(plan.covers);
         for segment in &mut self.segments {
             // Only segments that had a file when the flush began; of a later one nothing is known.
@@ -236,7 +300,7 @@ impl LogState {
         let before = self.dirty.len();
         let (flushed, written) = (self.flushed, self.written);
         let clean = flushed == written && !self.writing;
-        self.dirty.retain(|(segment, _)| *segment > flushed.segment || (*segment == flushed.segment && !clean));
+        self.dirty.retain(|dirty| dirty.segment > flushed.segment || (dirty.segment == flushed.segment && !clean));
         before - self.dirty.len()
     }
 }

@@ -11,9 +11,10 @@
 //! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part).
 //! - `retention.rs` removes what is old, what is asked for, what is cut.
 //! - [`inspect`] reads directories that no process has open.
-//! - [`inspect`] reads directories that no process has open.
 //! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
-//!   [`producer_state`] are its pure parts; `device.rs` is the seam to the disk; [`layout`] names the files.
+//!   [`producer_state`] are its pure parts; [`layout`] names the files.
+//! - `device.rs` is the seam to the disk: through the page cache, or around it. The direct device keeps the end of each log
+//!   in memory (`tail.rs`), writes in place where it can (`space.rs`), and flushes once for all (`shared_flush.rs`).
 //!
 //! Bytes on disk are drawn in `docs/format.md`.
 #![forbid(unsafe_code)]
@@ -39,8 +40,11 @@ mod retention;
 mod scan;
 mod segment;
 mod segment_index;
+mod shared_flush;
 mod snapshot;
+mod space;
 mod state;
+mod tail;
 mod times;
 
 pub use checkpoint::{CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION};
@@ -48,6 +52,7 @@ pub use config::{
     CleanupPolicy, EngineConfig, LogConfig, PlantedBug, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoredCompression,
 };
 pub use data_dir::{DataDir, FORMAT_VERSION, Identity, WantedIdentity, read_identity};
+pub use device::DeviceChoice;
 pub use engine::Engine;
 pub use error::{AppendError, Error, ReadError};
 pub use layout::LogName;

@@ -115,15 +115,8 @@ impl Log {
         // publish the new end.
         let len = batch.len() as u64;
         state.roll_if_due(len, last_offset, now, &config);
-        let header_bytes = Lease::from_vec(batch.header.bytes().to_vec());
-        state.place(
-            header_bytes,
-            batch.body.clone(),
-            last_offset,
-            header.max_timestamp,
-            now,
-            config.index_interval_bytes,
-        );
+        let bytes = log.take_in(&mut state, batch.header.bytes(), &batch.body);
+        state.place(batch.len(), bytes, last_offset, header.max_timestamp, now, config.index_interval_bytes);
         log.note_producer(&mut state, &header, now);
         let log_start = LogStartOffset::at(state.log_start);
         drop(state);
@@ -151,8 +144,8 @@ impl Log {
             let (header, len) = (*batch.header(), batch.len());
             state.epochs.assign(header.partition_leader_epoch, header.base_offset);
             state.roll_if_due(len as u64, header.last_offset(), now, &config);
-            let (head, body) = (rest.slice(0..HEADER_LEN), rest.slice(HEADER_LEN..len));
-            state.place(head, body, header.last_offset(), header.max_timestamp, now, config.index_interval_bytes);
+            let bytes = log.take_in(&mut state, &rest[..HEADER_LEN], &rest.slice(HEADER_LEN..len));
+            state.place(len, bytes, header.last_offset(), header.max_timestamp, now, config.index_interval_bytes);
             log.note_producer(&mut state, &header, now);
             log.core.count_append(len as u64);
             rest.advance(len);
@@ -327,16 +320,33 @@ impl LogInner {
         self.changed.notify_all();
     }
 
-    /// Waits until every append that came before has its offsets and there is room for `len` more bytes.
+    /// Waits until every append that came before has its offsets, there is room for `len` more bytes, and the log's end is
+    /// in memory where the device needs it there.
     async fn turn(&self, len: usize) -> Result<Permits, Error> {
         let turn = self.turn.acquire(1).await;
         loop {
             self.offline().map_or(Ok(()), Err)?;
-            if self.core.has_room(self.state.borrow().pending_bytes, len) {
+            if !self.core.has_room(self.state.borrow().pending_bytes, len) {
+                self.core.drained.wait().await;
+            } else if self.core.device.is_direct() && !self.state.borrow_mut().tail_is_ready() {
+                self.load_last_block().await?;
+            } else {
                 return Ok(turn);
             }
-            self.core.drained.wait().await;
         }
+    }
+
+    /// Takes a batch into the log's tail, behind what is there. Where the device writes from where the batch was received,
+    /// gives its bytes back instead.
+    fn take_in(&self, state: &mut LogState, header: &[u8], body: &Lease) -> Option<(Lease, Lease)> {
+        if !self.core.device.is_direct() {
+            return Some((Lease::from_vec(header.to_vec()), body.clone()));
+        }
+        let active = state.active();
+        let (segment, position) = (active.base_offset, active.size);
+        self.core.tails.append(&state.tail, segment, position, header);
+        self.core.tails.append(&state.tail, segment, position + header.len() as u64, body);
+        None
     }
 
     /// Waits until no append is under way and keeps others out while the permit lives.
@@ -359,7 +369,7 @@ impl LogInner {
     /// The same without a line in the log. Whether it was online.
     pub(crate) fn go_offline(&self, cause: &Error) -> bool {
         let mut state = self.state.borrow_mut();
-        let queued: usize = state.queue.iter().map(crate::state::QueuedBatch::len).sum();
+        let queued: usize = state.queue.iter().map(|batch| batch.len).sum();
         state.pending_bytes -= queued;
         let first = state.take_offline(cause.clone());
         drop(state);
@@ -436,7 +446,12 @@ impl LogInner {
     }
 
     pub(crate) fn file_key(&self, segment: Offset, file: SegmentFile) -> FileKey {
-        FileKey { log: self.name.id, segment, file }
+        FileKey { log: self.name.id, segment, file, direct: false }
+    }
+
+    /// The key of a segment's file as the device writes it.
+    pub(crate) fn write_key(&self, segment: Offset) -> FileKey {
+        FileKey { direct: self.core.device.is_direct(), ..self.file_key(segment, SegmentFile::Log) }
     }
 }
 

@@ -83,10 +83,8 @@ impl Log {
             let at_least_one = limit.first_batch == FirstBatch::AtLeastOne && out.bytes == 0;
             let stop = log.stop_of(start, end, bytes_max, at_least_one).await?;
             if stop.position > start.position {
-                let file = log.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
-                let len = usize::try_from(stop.position - start.position).expect("a segment is below 2 GiB");
-                out.pieces.push(Piece::File { file, position: start.position, len });
-                out.bytes += len;
+                log.add_pieces(start, stop.position, &mut out.pieces).await?;
+                out.bytes += usize::try_from(stop.position - start.position).expect("a segment is below 2 GiB");
                 out.next_offset = stop.offset;
             }
             match log.segment_after(stop, end) {
@@ -135,6 +133,18 @@ impl LogInner {
         }
         let found = self.scan_to(segment, end, offset).await;
         self.report_damage(found)
+    }
+
+    /// Adds the bytes of a segment from `start` up to `end`: from memory as far as they are there, else from the file.
+    async fn add_pieces(&self, start: Boundary, end: u64, pieces: &mut Vec<Piece>) -> Result<(), Error> {
+        let (in_memory_from, in_memory) = self.state.borrow().tail.borrow().pieces(start.segment, start.position, end);
+        if start.position < in_memory_from {
+            let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
+            let len = usize::try_from(in_memory_from - start.position).expect("a segment is below 2 GiB");
+            pieces.push(Piece::File { file, position: start.position, len });
+        }
+        pieces.extend(in_memory.into_iter().map(Piece::Memory));
+        Ok(())
     }
 
     fn readable(&self, state: &crate::state::LogState, segment: Offset) -> u64 {

@@ -28,10 +28,14 @@ use crate::layout::{LogName, SegmentFile, TEMPORARY_SUFFIX};
 use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch};
 use crate::segment::Segment;
 use crate::snapshot;
+use crate::space::Space;
 use crate::state::{Boundary, LogState};
 
 /// Bytes between index entries that recovery makes; a log's own setting applies to what is appended later.
 const INDEX_INTERVAL_BYTES: u32 = 4096;
+
+/// Bytes of prepared space that recovery looks at at once.
+const ZERO_READ_BYTES: u64 = 1 << 20;
 
 /// Opens the log in the directory at `path`, or makes it there, durably.
 ///
@@ -336,7 +340,10 @@ impl Recovery<'_> {
             let from = state.active().size;
             let misfit = self.scan_segment(state, &file, len).await?;
             let end = state.active().size;
-            if let Some(reason) = misfit {
+            state.space = Some(Space::of_file(base_offset, end, len));
+            if let Some(reason) = misfit
+                && !self.is_prepared_space(&file, end, len).await?
+            {
                 self.refuse_damage(state, base_offset, end, &reason)?;
                 self.cut(state, base_offset, &file, len, &reason).await?;
                 break;
@@ -370,6 +377,23 @@ impl Recovery<'_> {
         }
     }
 
+    /// Whether nothing but zeros follows the log's end in its file: space that was prepared for it.
+    async fn is_prepared_space(&self, file: &File, end: u64, len: u64) -> Result<bool, Error> {
+        if !self.core.device.is_direct() {
+            return Ok(false);
+        }
+        let mut position = end;
+        while position < len {
+            let wanted = ZERO_READ_BYTES.min(len - position);
+            let bytes = self.core.io.read_lease(file, position, wanted as usize).await?;
+            if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            position += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+
     /// Without a checkpoint that once was there, only the end of the last segment can be a torn tail.
     fn refuse_damage(&self, state: &LogState, base_offset: Offset, position: u64, reason: &str) -> Result<(), Error> {
         let has_later = self.files.range(base_offset.next()..).next().is_some();
@@ -401,6 +425,7 @@ impl Recovery<'_> {
         if self.core.config.planted_bug != PlantedBug::KeepCutTail {
             self.core.device.truncate(&self.core.io, file, end).await?;
         }
+        state.space = Some(Space::of_file(base_offset, end, end));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, ReadError};
 use crate::log::{Log, LogInner};
 use crate::recovery::remove_segment_files;
 use crate::segment_index::Indexes;
+use crate::space::Space;
 use crate::state::{Boundary, LogState};
 
 impl Engine {
@@ -163,6 +164,7 @@ impl LogInner {
         let file =
             self.open_file(end.segment, crate::layout::SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
         self.core.device.truncate(self.io(), &file, end.position).await?;
+        self.state.borrow_mut().space = Some(Space::of_file(end.segment, end.position, end.position));
         self.rebuild_index_locked(end.segment).await
     }
 
@@ -197,6 +199,7 @@ impl LogInner {
         }
         log.flush().await?;
         self.create_empty_active().await?;
+        self.trim_active().await?;
         {
             let mut state = self.state.borrow_mut();
             state.active().index.seal();
@@ -208,6 +211,17 @@ impl LogInner {
     }
 
     /// Makes the file of an active segment that has none yet, if the log has others: its name tells where the log ends.
+    /// Cuts off what was prepared for appends that did not come. Nothing depends on it: recovery tells prepared space from
+    /// batches.
+    async fn trim_active(&self) -> Result<(), Error> {
+        let (base_offset, on_disk) = {
+            let mut state = self.state.borrow_mut();
+            let active = state.active();
+            (active.base_offset, active.on_disk)
+        };
+        if on_disk { self.trim(base_offset).await } else { Ok(()) }
+    }
+
     async fn create_empty_active(&self) -> Result<(), Error> {
         let base_offset = {
             let mut state = self.state.borrow_mut();
@@ -278,7 +292,7 @@ impl LogState {
         let count = self.segments.windows(2).take_while(|pair| pair[1].base_offset <= limit).count();
         let gone: Vec<Offset> = self.segments.drain(..count).map(|segment| segment.base_offset).collect();
         let before = self.dirty.len();
-        self.dirty.retain(|(segment, _)| !gone.contains(segment));
+        self.dirty.retain(|dirty| !gone.contains(&dirty.segment));
         (gone, before - self.dirty.len())
     }
 
@@ -286,6 +300,7 @@ impl LogState {
     fn truncate(&mut self, end: Boundary) -> (Vec<Offset>, bool) {
         self.truncations += 1;
         self.forget_landmarks();
+        self.tail.borrow_mut().clear();
         let kept = self.segments.partition_point(|segment| segment.base_offset <= end.segment);
         let gone = self.segments.drain(kept..).map(|segment| segment.base_offset).collect();
         let active = self.active();

@@ -4,12 +4,16 @@
 //! came); [`BatchScan`] checks everything and stops at the first batch that does not fit, which is how recovery finds the
 //! end of a log. Neither trusts a file's length for more than where reading must stop.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use heddle_io::{File, Io, Lease};
 use heddle_record::{
     BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, validate,
 };
 
 use crate::error::Error;
+use crate::tail::Tail;
 
 /// Bytes that a header walk reads at once: an index interval and some batches.
 const HEADER_READ_BYTES: usize = 8 << 10;
@@ -37,6 +41,8 @@ impl ScannedBatch {
 #[derive(Debug)]
 pub(crate) struct HeaderScan {
     file: File,
+    /// The log's end in memory, and the segment that is walked.
+    tail: Option<(Rc<RefCell<Tail>>, Offset)>,
     position: u64,
     end: u64,
     /// Bytes of the file from `bytes_at` on.
@@ -47,7 +53,12 @@ pub(crate) struct HeaderScan {
 impl HeaderScan {
     /// A walk from the batch at `position` to `end`, where a batch ends.
     pub(crate) fn new(file: File, position: u64, end: u64) -> HeaderScan {
-        HeaderScan { file, position, end, bytes: Lease::empty(), bytes_at: position }
+        HeaderScan { file, tail: None, position, end, bytes: Lease::empty(), bytes_at: position }
+    }
+
+    /// Looks into memory first.
+    pub(crate) fn with_tail(self, tail: Rc<RefCell<Tail>>, segment: Offset) -> HeaderScan {
+        HeaderScan { tail: Some((tail, segment)), ..self }
     }
 
     /// The next batch, or `None` at the end.
@@ -62,7 +73,13 @@ impl HeaderScan {
         let known = (self.bytes_at + self.bytes.len() as u64).saturating_sub(self.position);
         if known < HEADER_LEN as u64 {
             let len = HEADER_READ_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.bytes = io.read_lease(&self.file, self.position, len).await?;
+            let in_memory = self.tail.as_ref().and_then(|(tail, segment)| {
+                tail.borrow().peek(*segment, self.position, HEADER_LEN.min(len), len)
+            });
+            self.bytes = match in_memory {
+                Some(bytes) => bytes,
+                None => io.read_lease(&self.file, self.position, len).await?,
+            };
             self.bytes_at = self.position;
         }
         let start = (self.position - self.bytes_at) as usize;

@@ -15,7 +15,9 @@ use crate::error::Error;
 use crate::index::{IndexBuilder, OFFSET_ENTRY_LEN, TimeEntry};
 use crate::layout::SegmentFile;
 use crate::log::LogInner;
-use crate::state::{Boundary, LogState, QueuedBatch};
+use crate::space::Space;
+use crate::state::{Boundary, DirtyFile, LogState, QueuedBatch};
+use crate::tail::BLOCK;
 
 /// One segment, in memory.
 #[derive(Debug)]
@@ -76,6 +78,7 @@ const BURST_BYTES_MAX: usize = 4 << 20;
 struct Burst {
     segment: Offset,
     position: u64,
+    /// Their bytes, where these are not in the log's tail.
     pieces: Vec<Lease>,
     bytes: usize,
     end: Boundary,
@@ -123,7 +126,30 @@ impl LogInner {
 
     async fn write_burst(&self, burst: Burst) -> Result<(), Error> {
         let file = self.file_to_write_patiently(burst.segment).await?;
-        self.core.device.write(self.io(), &file, burst.position, burst.pieces).await
+        if self.core.device.is_direct() {
+            self.write_blocks(&file, &burst).await
+        } else {
+            self.core.device.write(self.io(), &file, burst.position, burst.pieces).await
+        }
+    }
+
+    /// Writes the blocks that hold a burst: the first again, with what was written to it before, the last filled up with
+    /// zeros. A power cut leaves each sector old or new, and what was in it before is the same in both.
+    async fn write_blocks(&self, file: &File, burst: &Burst) -> Result<(), Error> {
+        let end = burst.position + burst.bytes as u64;
+        let (from, to) = (burst.position - burst.position % BLOCK, end.next_multiple_of(BLOCK));
+        let limit = u64::from(self.config.borrow().segment_bytes);
+        let growth = self.state.borrow_mut().space_of(burst.segment).growth(burst.bytes as u64, to, limit);
+        if let Some((allocated, until)) = growth.allocate {
+            self.io().allocate(file, allocated, until - allocated).await?;
+            self.state.borrow_mut().space_of(burst.segment).allocated(until);
+        }
+        let mut pieces = self.state.borrow().tail.borrow().blocks(burst.segment, from, end);
+        push_zeros(&mut pieces, growth.zeros);
+        self.state.borrow_mut().note_unsettled(burst.segment, end, growth.in_place);
+        self.core.device.write(self.io(), file, from, pieces).await?;
+        self.state.borrow_mut().space_of(burst.segment).touch(to + growth.zeros);
+        Ok(())
     }
 
     /// The segment's file. Where the process has no descriptor left, idle files are closed and it is tried again: nothing
@@ -141,20 +167,45 @@ impl LogInner {
 
     /// The segment's file, made if this is its first write, and held open until what is written to it is flushed.
     async fn file_to_write(&self, segment: Offset) -> Result<File, Error> {
-        let held = self.state.borrow().dirty.iter().find(|(base, _)| *base == segment).map(|(_, file)| file.clone());
+        let held = self.state.borrow().dirty.iter().find(|dirty| dirty.segment == segment).map(|dirty| dirty.file.clone());
         if let Some(file) = held {
             return Ok(file);
         }
         let on_disk = self.state.borrow_mut().segment(segment).is_some_and(|segment| segment.on_disk);
-        let file = if on_disk {
-            self.open_file(segment, SegmentFile::Log, OpenOptions::read_write()).await?
-        } else {
-            self.create_segment(segment).await?
-        };
+        let file = if on_disk { self.open_to_write(segment).await? } else { self.create_segment(segment).await? };
         let mut state = self.state.borrow_mut();
-        state.dirty.push((segment, file.clone()));
+        state.dirty.push(DirtyFile { segment, file: file.clone(), unsettled_to: 0 });
         self.core.dirty_files.set(self.core.dirty_files.get() + 1);
         Ok(file)
+    }
+
+    /// A segment's file, opened as the device writes it.
+    async fn open_to_write(&self, segment: Offset) -> Result<File, Error> {
+        let options = self.core.device.options(OpenOptions::read_write());
+        self.core.files.open(self.io(), self.write_key(segment), &self.path, options).await
+    }
+
+    /// Brings the last block of the log's end into memory, which the next append goes on in.
+    ///
+    /// # Errors
+    /// Whatever reading it gives; [`Error::Damaged`] if the file ends before it.
+    pub(crate) async fn load_last_block(&self) -> Result<(), Error> {
+        let (segment, size) = {
+            let mut state = self.state.borrow_mut();
+            let active = state.active();
+            (active.base_offset, active.size)
+        };
+        let (from, len) = (size - size % BLOCK, (size % BLOCK) as usize);
+        let file = self.open_file(segment, SegmentFile::Log, OpenOptions::read_write()).await?;
+        let bytes = self.io().read_lease(&file, from, len).await?;
+        if bytes.len() < len {
+            let reason = "the file ends before its last batch does".to_owned();
+            return Err(Error::Damaged { path: file.path().to_owned(), position: from, offset: Offset::NONE, reason });
+        }
+        let tail = Rc::clone(&self.state.borrow().tail);
+        self.core.tails.append(&tail, segment, from, &bytes);
+        tail.borrow_mut().note_written(segment, size);
+        Ok(())
     }
 
     /// Makes the file of a new segment. Its directory entry is not durable yet.
@@ -162,13 +213,25 @@ impl LogInner {
     /// # Errors
     /// No space, too many files, the disk's.
     pub(crate) async fn create_segment(&self, segment: Offset) -> Result<File, Error> {
-        let key = self.file_key(segment, SegmentFile::Log);
+        let key = self.write_key(segment);
         let file = self.core.device.prepare(self.io(), &key.path(&self.path)).await?;
         self.core.files.insert(key, file.clone());
         if let Some(segment) = self.state.borrow_mut().segment(segment) {
             segment.on_disk = true;
         }
         Ok(file)
+    }
+
+    /// Cuts off the space behind the last batch of a segment that gets no more of them, so that its file is what Kafka's
+    /// tools expect.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn trim(&self, segment: Offset) -> Result<(), Error> {
+        let size = self.state.borrow_mut().segment(segment).map(|segment| segment.size);
+        let Some(size) = size.filter(|_| self.core.device.is_direct()) else { return Ok(()) };
+        let file = self.open_file(segment, SegmentFile::Log, OpenOptions::read_write()).await?;
+        Ok(self.io().set_len(&file, size).await?)
     }
 
     /// Moves the written end, wakes who waits for it, and asks for a flush if the topic wants one.
@@ -181,6 +244,7 @@ impl LogInner {
         let began_segment = state.written.segment != end.segment;
         state.written = end;
         state.written_max = max;
+        state.tail.borrow_mut().note_written(end.segment, end.position);
         state.remember(end);
         state.check_order();
         state.written_waiters.wake_below(end.offset);
@@ -200,13 +264,53 @@ impl LogInner {
     }
 }
 
+/// A block-aligned piece of zeros.
+static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
+const ZEROS_LEN: usize = 64 << 10;
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_LEN]);
+
+fn push_zeros(pieces: &mut Vec<Lease>, mut count: u64) {
+    let zeros = Lease::from_static(&ZEROS.0);
+    while count > 0 {
+        let len = count.min(ZEROS_LEN as u64);
+        pieces.push(zeros.slice(0..len as usize));
+        count -= len;
+    }
+}
+
 impl LogState {
+    /// Whether the next append can go on behind the log's end in memory.
+    pub(crate) fn tail_is_ready(&mut self) -> bool {
+        let active = self.active();
+        let (segment, position) = (active.base_offset, active.size);
+        self.tail.borrow().is_ready(segment, position)
+    }
+
+    /// The blocks of the segment that is written.
+    fn space_of(&mut self, segment: Offset) -> &mut Space {
+        let space = self.space.get_or_insert(Space::of_file(segment, 0, 0));
+        if space.segment != segment {
+            // The log has rolled.
+            *space = Space::of_file(segment, 0, 0);
+        }
+        space
+    }
+
+    /// Notes whether bytes up to `end` go to blocks that only the file's own flush makes durable.
+    fn note_unsettled(&mut self, segment: Offset, end: u64, in_place: bool) {
+        let dirty = self.dirty.iter_mut().find(|dirty| dirty.segment == segment);
+        if let (Some(dirty), false) = (dirty, in_place) {
+            dirty.unsettled_to = end;
+        }
+    }
+
     fn next_burst(&mut self) -> Option<Burst> {
         let first = self.queue.front()?;
         let (segment, position) = (first.segment, first.position);
         let mut burst = Burst { segment, position, pieces: Vec::new(), bytes: 0, end: self.written, max: None };
         while let Some(batch) = self.queue.front() {
-            let fits = burst.bytes == 0 || burst.bytes + batch.len() <= BURST_BYTES_MAX;
+            let fits = burst.bytes == 0 || burst.bytes + batch.len <= BURST_BYTES_MAX;
             if batch.segment != segment || !fits {
                 break;
             }
@@ -220,16 +324,18 @@ impl LogState {
 impl Burst {
     fn add(&mut self, batch: QueuedBatch) {
         assert_eq!(batch.position, self.position + self.bytes as u64, "batches of a write lie side by side");
-        self.bytes += batch.len();
+        self.bytes += batch.len;
         self.end = Boundary {
             offset: batch.next_offset,
             segment: batch.segment,
-            position: batch.position + batch.len() as u64,
+            position: batch.position + batch.len as u64,
         };
         self.max = batch.max;
-        self.pieces.push(batch.header);
-        if !batch.body.is_empty() {
-            self.pieces.push(batch.body);
+        if let Some((header, body)) = batch.bytes {
+            self.pieces.push(header);
+            if !body.is_empty() {
+                self.pieces.push(body);
+            }
         }
     }
 }

@@ -78,6 +78,9 @@ impl LogInner {
     /// Appends what is pending to both files of a segment; of a sealed one they are then complete and durable.
     async fn write_index(&self, base_offset: Offset) -> Result<(), Error> {
         let Some((offsets, times, at, sealed)) = self.pending_entries(base_offset) else { return Ok(()) };
+        if sealed {
+            self.trim(base_offset).await?;
+        }
         let offset_bytes = offsets.iter().flat_map(|entry| entry.encode(base_offset)).collect();
         let time_bytes = times.iter().flat_map(|entry| entry.encode(base_offset)).collect();
         self.append_entries(base_offset, SegmentFile::OffsetIndex, at.0, offset_bytes, sealed).await?;
@@ -272,7 +275,8 @@ impl LogInner {
     /// Whatever opening the file gives.
     pub(crate) async fn scan_headers(&self, segment: Offset, position: u64, end: u64) -> Result<HeaderScan, Error> {
         let file = self.open_file(segment, SegmentFile::Log, OpenOptions::read_write()).await?;
-        Ok(HeaderScan::new(file, position, end))
+        let tail = Rc::clone(&self.state.borrow().tail);
+        Ok(HeaderScan::new(file, position, end).with_tail(tail, segment))
     }
 
     /// Where to start looking in a segment for the first record at or after `timestamp`: every batch before is earlier.

@@ -3,7 +3,9 @@
 //! Owns the order of the limits: every setter ends in [`LogState::check_order`]. Plain data and plain functions, no IO and
 //! no await: tasks borrow the state, plan, let go of it, and only then wait.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_io::{File, Lease};
@@ -18,6 +20,8 @@ use crate::flush::AckQueue;
 use crate::index::{IndexedBatch, TimeEntry};
 use crate::producer_state::ProducerTable;
 use crate::segment::Segment;
+use crate::space::Space;
+use crate::tail::Tail;
 
 /// The place between two batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +39,23 @@ pub(crate) struct Boundary {
 pub(crate) struct QueuedBatch {
     pub(crate) segment: Offset,
     pub(crate) position: u64,
-    pub(crate) header: Lease,
-    pub(crate) body: Lease,
+    /// Its length in bytes.
+    pub(crate) len: usize,
+    /// Header and body, where they are not in the log's tail.
+    pub(crate) bytes: Option<(Lease, Lease)>,
     pub(crate) next_offset: Offset,
     /// The largest timestamp of the segment, up to this batch.
     pub(crate) max: Option<TimeEntry>,
 }
 
-impl QueuedBatch {
-    pub(crate) fn len(&self) -> usize {
-        self.header.len() + self.body.len()
-    }
+/// A file with bytes that were written and not flushed, held open until they are.
+#[derive(Debug)]
+pub(crate) struct DirtyFile {
+    /// The base offset of its segment.
+    pub(crate) segment: Offset,
+    pub(crate) file: File,
+    /// Bytes below this position were written to blocks that only the file's own flush makes durable.
+    pub(crate) unsettled_to: u64,
 }
 
 /// The limits of a log, read at one moment.
@@ -98,8 +108,12 @@ pub(crate) struct LogState {
     pub(crate) writing: bool,
     /// A task is flushing.
     pub(crate) flushing: bool,
-    /// Files with bytes that were written and not flushed, with their segments, ascending.
-    pub(crate) dirty: Vec<(Offset, File)>,
+    /// Files with bytes that were written and not flushed, ascending.
+    pub(crate) dirty: Vec<DirtyFile>,
+    /// The log's end in memory, on the direct device.
+    pub(crate) tail: Rc<RefCell<Tail>>,
+    /// The blocks of the segment that is written, on the direct device.
+    pub(crate) space: Option<Space>,
     /// Counts truncations: a flush that was issued before one says nothing about what came after it (case 20).
     pub(crate) truncations: u64,
     pub(crate) written_waiters: AckQueue,
@@ -136,6 +150,8 @@ impl LogState {
             writing: false,
             flushing: false,
             dirty: Vec::new(),
+            tail: Rc::default(),
+            space: None,
             truncations: 0,
             written_waiters: AckQueue::default(),
             flushed_waiters: AckQueue::default(),
@@ -188,11 +204,12 @@ impl LogState {
         base_offset
     }
 
-    /// Puts a batch at the end of the active segment: its place, its index entries, the new end of the log.
+    /// Puts a batch of `len` bytes at the end of the active segment: its place, its index entries, the new end of the log.
+    /// It is queued to be written; `bytes` are its header and body where they are not in the log's tail.
     pub(crate) fn place(
         &mut self,
-        header: Lease,
-        body: Lease,
+        len: usize,
+        bytes: Option<(Lease, Lease)>,
         last_offset: Offset,
         max_timestamp: Timestamp,
         now: Timestamp,
@@ -200,7 +217,6 @@ impl LogState {
     ) {
         let segment = self.active();
         let (base_offset, position) = (segment.base_offset, segment.size);
-        let len = (header.len() + body.len()) as u64;
         segment.index.note(
             IndexedBatch {
                 position: u32::try_from(position).expect("a segment is sealed before 2 GiB"),
@@ -210,13 +226,13 @@ impl LogState {
             },
             interval_bytes,
         );
-        segment.size += len;
+        segment.size += len as u64;
         segment.first_append_at.get_or_insert(now);
         segment.last_append_at = Some(now);
         let max = segment.index.max();
-        let batch = QueuedBatch { segment: base_offset, position, header, body, next_offset: last_offset.next(), max };
-        self.pending_bytes += batch.len();
-        self.queue.push_back(batch);
+        let next_offset = last_offset.next();
+        self.queue.push_back(QueuedBatch { segment: base_offset, position, len, bytes, next_offset, max });
+        self.pending_bytes += len;
         self.log_end = last_offset.next();
         self.unsaved = true;
         self.check_order();
@@ -301,7 +317,7 @@ impl LogState {
         let last = &self.segments[self.segments.len() - 1];
         assert!(last.base_offset <= self.log_end, "the log ends in its last segment");
         assert_eq!(last.size == 0, last.base_offset == self.log_end, "an empty segment starts at the log's end");
-        let queued: usize = self.queue.iter().map(QueuedBatch::len).sum();
+        let queued: usize = self.queue.iter().map(|batch| batch.len).sum();
         assert!(queued <= self.pending_bytes, "what is queued is counted");
         let mut next = None;
         for batch in &self.queue {

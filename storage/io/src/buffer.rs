@@ -10,6 +10,8 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::append_buffer::Block;
+
 /// The alignment that O_DIRECT needs everywhere, and the size of a page.
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
@@ -223,6 +225,7 @@ pub struct Lease {
 enum Memory {
     Static(&'static [u8]),
     Shared(Arc<Allocation>),
+    Appended(Arc<Block>),
 }
 
 enum Allocation {
@@ -245,6 +248,11 @@ impl Lease {
     pub fn from_vec(vec: Vec<u8>) -> Lease {
         let end = vec.len();
         Lease { memory: Memory::Shared(Arc::new(Allocation::Vec(vec))), range: 0..end }
+    }
+
+    /// A lease of bytes of an append buffer, which were appended before.
+    pub(crate) fn of_block(block: Arc<Block>, range: Range<usize>) -> Lease {
+        Lease { memory: Memory::Appended(block), range }
     }
 
     /// The part of these bytes that `range` names, counted from the start of this lease.
@@ -283,6 +291,8 @@ impl Deref for Lease {
                 Allocation::Vec(vec) => vec,
                 Allocation::Buffer(buffer) => buffer,
             },
+            // SAFETY: `of_block` was given a range that was appended; slices only ever become smaller.
+            Memory::Appended(block) => return unsafe { block.bytes(&self.range) },
         };
         &whole[self.range.start..self.range.end]
     }

@@ -10,7 +10,7 @@
 //! | `io.rs` | [`Io`], the choice of a backend, the seam that backends implement |
 //! | `op.rs` | operations in flight and who owns their memory |
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
-//! | `buffer.rs` | [`Buffer`] and [`Lease`] |
+//! | `buffer.rs`, `append_buffer.rs` | [`Buffer`] and [`Lease`]; [`AppendBuffer`] |
 //! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
@@ -22,6 +22,7 @@
 //! An operation owns its buffers until the kernel has finished with them. Dropping the future of an operation gives up
 //! its result, never its memory: see `op.rs`.
 
+mod append_buffer;
 mod blocking;
 mod buffer;
 mod error;
@@ -53,6 +54,7 @@ mod tokio_uring;
 mod uring;
 mod wake;
 
+pub use append_buffer::AppendBuffer;
 pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
 pub use error::Error;
 pub use executor::{Executor, Panicked, Task};

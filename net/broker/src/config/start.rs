@@ -11,7 +11,7 @@ use heddle_cluster::settings::layers::{Layers, Source, Values};
 use heddle_cluster::settings::properties::{self, BadEscape};
 use heddle_cluster::settings::value::{InvalidValue, boolean, list_items};
 use heddle_cluster::settings::{Role, Scope, UnknownSetting, broker_setting, broker_settings, has_known_prefix};
-use heddle_engine::EngineConfig;
+use heddle_engine::{DeviceChoice, EngineConfig};
 use heddle_io::Backend;
 use heddle_record::BrokerId;
 
@@ -148,6 +148,12 @@ impl StartSettings {
             engine: EngineConfig {
                 retention_check_interval: read.duration("log.retention.check.interval.ms"),
                 producer_id_expiration: read.duration("producer.id.expiration.ms"),
+                device: match read.text("log.device").as_deref() {
+                    Some("direct") => DeviceChoice::Direct,
+                    Some("buffered") => DeviceChoice::Buffered,
+                    _ => DeviceChoice::Auto,
+                },
+                tail_bytes_max: read.tail_bytes(machine) / cores,
                 ..EngineConfig::default()
             },
             settings: Values::new(),
@@ -155,6 +161,9 @@ impl StartSettings {
         Ok(BrokerConfig { settings: self.values, ..config })
     }
 }
+
+/// The ends of logs take at most this part of the memory, all cores together, where nothing else is set.
+const TAIL_MEMORY_SHARE: u64 = 4;
 
 /// Reads checked texts.
 pub(super) struct Reader<'a> {
@@ -200,6 +209,12 @@ impl Reader<'_> {
     /// A time where below 0 means no limit.
     fn duration(&self, name: &str) -> Duration {
         Duration::from_millis(u64::try_from(self.number(name)).unwrap_or(u64::MAX))
+    }
+
+    /// Memory of all cores for the ends of logs, in bytes.
+    fn tail_bytes(&self, machine: Machine) -> usize {
+        let share = usize::try_from(machine.memory_bytes / TAIL_MEMORY_SHARE).unwrap_or(usize::MAX);
+        usize::try_from(self.number("tail.memory.max.bytes")).unwrap_or(share)
     }
 
     fn data_dir(&self) -> Result<PathBuf, ConfigError> {

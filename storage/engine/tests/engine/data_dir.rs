@@ -18,7 +18,7 @@ fn everything_in(path: &Path) -> Vec<String> {
 #[test]
 fn a_new_directory_gets_an_identity_that_stays() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let path = home.path().join("deep/er");
         let wanted = WantedIdentity { cluster_id: None, broker_id: Some(BrokerId::new(7)) };
         let identity = DataDir::open(&io, &path, &wanted).await.unwrap().identity().clone();
@@ -40,7 +40,7 @@ fn a_new_directory_gets_an_identity_that_stays() {
 #[test]
 fn a_directory_in_use_names_its_process() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let first = DataDir::open(&io, home.path(), &WantedIdentity::default()).await.unwrap();
         let error = DataDir::open(&io, home.path(), &WantedIdentity::default()).await.unwrap_err();
         assert!(matches!(error, Error::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
@@ -53,7 +53,7 @@ fn a_directory_in_use_names_its_process() {
 #[test]
 fn foreign_directories_are_left_alone() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         std::fs::write(home.path().join("thesis.tex"), b"years of work").unwrap();
         let error = DataDir::open(&io, home.path(), &WantedIdentity::default()).await.unwrap_err();
         assert!(matches!(&error, Error::Foreign { found, .. } if found == "thesis.tex"), "{error}");
@@ -64,7 +64,7 @@ fn foreign_directories_are_left_alone() {
 #[test]
 fn an_empty_file_system_is_no_foreign_directory() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         std::fs::create_dir(home.path().join("lost+found")).unwrap();
         // A first start that was interrupted.
         std::fs::write(home.path().join("heddle.lock"), b"").unwrap();
@@ -78,7 +78,7 @@ fn an_empty_file_system_is_no_foreign_directory() {
 #[test]
 fn newer_and_damaged_directories_are_refused_unchanged() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         drop(DataDir::open(&io, home.path(), &WantedIdentity::default()).await.unwrap());
         let file = home.path().join("heddle.identity");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -100,7 +100,7 @@ fn newer_and_damaged_directories_are_refused_unchanged() {
 #[test]
 fn ten_thousand_logs_need_few_descriptors() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let config = EngineConfig { open_files_max: 16, ..EngineConfig::default() };
         let engine = open_engine(&io, home.path(), config).await;
         let mut logs = Vec::new();

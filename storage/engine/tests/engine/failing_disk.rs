@@ -122,7 +122,7 @@ fn the_upkeep_brings_a_full_log_back() {
         let upkeep = engine.clone();
         io.spawn(async move { upkeep.maintain().await }).detach();
         host.set_capacity(Some(host.used_bytes()));
-        let appended = append(&orders, batch(1, 5000)).await.unwrap();
+        let appended = append(&orders, batch(1, 100_000)).await.unwrap();
         assert!(orders.flushed(appended.last_offset).await.is_err());
         host.set_capacity(None);
         while orders.offline().is_some() {

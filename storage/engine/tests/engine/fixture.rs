@@ -74,7 +74,7 @@ fn format_1_opens_by_its_checkpoint_and_without_it() {
         run(|io| {
             let fixture = &fixture;
             async move {
-                let home = tempfile::tempdir().unwrap();
+                let home = home();
                 let path = home.path().join("data");
                 copy_directory(fixture, &path);
                 if !with_checkpoint {

@@ -40,9 +40,22 @@ pub(crate) async fn settle(io: &Io) {
     }
 }
 
+/// A place on the file system of the checkout: `/tmp` is often one that takes no O_DIRECT.
+pub(crate) fn home() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The length of the batches in a segment's file, without what was prepared for more.
+pub(crate) fn batches_len(path: &Path) -> u64 {
+    let bytes = std::fs::read(path).unwrap();
+    let whole = Batches::new(&bytes).map_while(Result::ok);
+    whole.take_while(|batch| batch.computed_crc() == batch.crc()).map(|batch| batch.len() as u64).sum()
+}
+
 /// Opens the data directory and one engine on it.
 pub(crate) async fn open_engine(io: &Io, path: &Path, config: EngineConfig) -> Engine {
     settle(io).await;
+    let config = EngineConfig { device: crate::DEVICE, ..config };
     let dir = DataDir::open(io, path, &WantedIdentity::default()).await.unwrap();
     Engine::open(io, dir, config).await.unwrap()
 }

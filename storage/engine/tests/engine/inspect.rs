@@ -8,7 +8,7 @@ use heddle_record::{Compression, Offset};
 #[test]
 fn a_clean_directory_is_sound_and_counted() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         for partition in 0..2 {
             let log = engine.open_log(name("orders", partition), small_segments()).await.unwrap();
@@ -50,7 +50,7 @@ fn a_clean_directory_is_sound_and_counted() {
 fn damage_is_found_wherever_it_is_and_torn_tails_are_told_apart() {
     run(|io| async move {
         for kind in ["batch", "index", "time index", "missing", "tail"] {
-            let home = tempfile::tempdir().unwrap();
+            let home = home();
             {
                 let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
                 let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
@@ -92,7 +92,7 @@ fn damage_is_found_wherever_it_is_and_torn_tails_are_told_apart() {
 #[test]
 fn zeros_behind_the_end_are_room_not_damage() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let directory = home.path().join("made-by-kafka-0");
         std::fs::create_dir(&directory).unwrap();
         let mut bytes = batch(3, 10).to_vec();

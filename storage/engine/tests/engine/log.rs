@@ -16,7 +16,7 @@ use heddle_record::{
 #[test]
 fn offsets_follow_each_other_and_come_back() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         for (count, base) in [(1, 0), (3, 1), (2, 4)] {
@@ -35,7 +35,7 @@ fn offsets_follow_each_other_and_come_back() {
 #[test]
 fn an_offset_inside_a_batch_returns_the_whole_batch() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         for _ in 0..5 {
@@ -50,7 +50,7 @@ fn an_offset_inside_a_batch_returns_the_whole_batch() {
 #[test]
 fn limits_hold_whole_batches_and_at_least_one() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
         for _ in 0..40 {
@@ -77,7 +77,7 @@ fn limits_hold_whole_batches_and_at_least_one() {
 #[test]
 fn offsets_outside_of_the_log_are_refused() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         commit(&log, batch(3, 10)).await;
@@ -94,7 +94,7 @@ fn offsets_outside_of_the_log_are_refused() {
 #[test]
 fn appends_while_a_write_is_in_flight_share_one_flush() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         let mut last = offset(0);
@@ -113,7 +113,7 @@ fn appends_while_a_write_is_in_flight_share_one_flush() {
 #[test]
 fn the_high_watermark_never_passes_what_is_flushed() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("durable", 0), LogConfig::default()).await.unwrap();
         let appended = append(&log, batch(5, 10)).await.unwrap();
@@ -130,7 +130,7 @@ fn the_high_watermark_never_passes_what_is_flushed() {
 #[test]
 fn a_relaxed_topic_commits_what_is_written() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let config = LogConfig { flush_messages: 10, ..LogConfig::default() };
         let log = engine.open_log(name("relaxed", 0), config).await.unwrap();
@@ -155,7 +155,7 @@ fn a_relaxed_topic_commits_what_is_written() {
 #[test]
 fn a_bounded_wait_flushes_a_relaxed_topic() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let age = Duration::from_millis(1);
         let config = LogConfig { flush_messages: u64::MAX, flush_age_max: Some(age), ..LogConfig::default() };
@@ -173,7 +173,7 @@ fn a_bounded_wait_flushes_a_relaxed_topic() {
 #[test]
 fn duplicates_get_the_original_offsets_even_in_flight() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         let first = append(&log, idempotent(7, 0, 0, 3)).await.unwrap();
@@ -195,7 +195,7 @@ fn duplicates_get_the_original_offsets_even_in_flight() {
 #[test]
 fn clients_may_not_send_what_only_brokers_do() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         let built = |options: BatchOptions| {
@@ -229,7 +229,7 @@ fn clients_may_not_send_what_only_brokers_do() {
 #[test]
 fn sizes_keys_and_times_have_bounds() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let config = LogConfig {
             max_message_bytes: 500,
@@ -259,7 +259,7 @@ fn sizes_keys_and_times_have_bounds() {
 #[test]
 fn a_log_may_give_its_own_time_and_codec() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let config = LogConfig {
             timestamp_type: TimestampType::LogAppendTime,
@@ -286,14 +286,14 @@ fn a_log_may_give_its_own_time_and_codec() {
 #[test]
 fn segments_roll_before_the_append_that_would_overflow() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
         for _ in 0..30 {
             commit(&log, batch(1, 300)).await;
         }
         let sizes: Vec<u64> =
-            files(home.path(), log.name(), ".log").iter().map(|path| path.metadata().unwrap().len()).collect();
+            files(home.path(), log.name(), ".log").iter().map(|path| batches_len(path)).collect();
         assert!(sizes.len() > 4 && sizes.iter().all(|size| *size <= 2048), "{sizes:?}");
         assert_eq!(read_all(&io, &log).await.len(), 30);
         for from in 0..30 {
@@ -306,7 +306,7 @@ fn segments_roll_before_the_append_that_would_overflow() {
 #[test]
 fn the_age_of_a_segment_rolls_it_too() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let config = LogConfig { segment_age_max: Duration::ZERO, ..LogConfig::default() };
         let log = engine.open_log(name("orders", 0), config).await.unwrap();
@@ -319,7 +319,7 @@ fn the_age_of_a_segment_rolls_it_too() {
 #[test]
 fn leaders_of_old_epochs_are_refused() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         log.append(batch(2, 1), AppendOrigin::Client, LeaderEpoch::new(3)).await.unwrap();
@@ -335,7 +335,7 @@ fn leaders_of_old_epochs_are_refused() {
 #[test]
 fn replicated_batches_must_continue_the_log() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let leader = engine.open_log(name("leader", 0), LogConfig::default()).await.unwrap();
         let follower = engine.open_log(name("follower", 0), LogConfig::default()).await.unwrap();
@@ -360,7 +360,7 @@ fn replicated_batches_must_continue_the_log() {
 #[test]
 fn appends_wait_where_too_much_is_pending_and_keep_their_order() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let config = EngineConfig { pending_bytes_max: 4096, ..EngineConfig::default() };
         let engine = open_engine(&io, home.path(), config).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
@@ -382,7 +382,7 @@ fn appends_wait_where_too_much_is_pending_and_keep_their_order() {
 #[test]
 fn deleted_logs_are_gone_and_take_nothing_more() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         assert!(engine.open_log(name("orders", 0), LogConfig::default()).await.is_err(), "open twice");

@@ -1,5 +1,8 @@
-//! The engine on a real file system: one file for each thing that it promises.
+//! The engine on a real file system: one file for each thing that it promises. Here on the buffered device; `direct.rs`
+//! runs the same on the direct one.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use heddle_engine::DeviceChoice;
 
 mod data_dir;
 mod failing_disk;
@@ -11,3 +14,5 @@ mod log;
 mod recovery;
 mod retention;
 mod times;
+
+const DEVICE: DeviceChoice = DeviceChoice::Buffered;

@@ -9,7 +9,7 @@ use heddle_record::{Compression, LeaderEpoch};
 #[test]
 fn the_oldest_segments_go_while_the_log_stays_large_enough() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let config = LogConfig { retention_age: None, retention_bytes: Some(5000), ..small_segments() };
         {
             let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
@@ -36,7 +36,7 @@ fn the_oldest_segments_go_while_the_log_stays_large_enough() {
 #[test]
 fn old_active_segments_go_too_and_the_end_of_the_log_stays() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let config = LogConfig {
             retention_age: Some(Duration::from_secs(60)),
             timestamp_after_max: None,
@@ -63,7 +63,7 @@ fn old_active_segments_go_too_and_the_end_of_the_log_stays() {
 #[test]
 fn fresh_and_future_records_stay_and_uncommitted_ones_always() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let config = LogConfig {
             retention_age: Some(Duration::from_secs(60)),
@@ -100,7 +100,7 @@ fn fresh_and_future_records_stay_and_uncommitted_ones_always() {
 #[test]
 fn deleted_records_stay_deleted() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         {
             let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
             let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
@@ -130,7 +130,7 @@ fn deleted_records_stay_deleted() {
 fn a_cut_log_goes_on_where_it_was_cut() {
     run(|io| async move {
         for (cut, checkpointed) in [(31, false), (31, true), (7, true), (0, true), (39, true)] {
-            let home = tempfile::tempdir().unwrap();
+            let home = home();
             let expected: Vec<(i64, i64)> = {
                 let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
                 let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
@@ -160,7 +160,7 @@ fn a_cut_log_goes_on_where_it_was_cut() {
 #[test]
 fn a_cut_keeps_what_producers_wrote_before_it() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
         for number in 0..30 {

@@ -9,7 +9,7 @@ use heddle_record::{BatchBuilder, BatchOptions, Compression, Timestamp, Timestam
 fn the_first_record_at_or_after_a_time_is_found_exactly() {
     run(|io| async move {
         for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
-            let home = tempfile::tempdir().unwrap();
+            let home = home();
             let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
             let log = engine.open_log(name("orders", 0), small_segments()).await.unwrap();
             // Times rise by 10 with each record, except that every seventh batch is old.
@@ -40,7 +40,7 @@ fn the_first_record_at_or_after_a_time_is_found_exactly() {
 #[test]
 fn deleted_records_are_not_found() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         commit(&log, batch_at(&[10, 20, 30, 40], Compression::Zstd)).await;
@@ -53,7 +53,7 @@ fn deleted_records_are_not_found() {
 #[test]
 fn a_log_of_its_own_time_answers_with_batches() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let config = LogConfig { timestamp_type: TimestampType::LogAppendTime, ..LogConfig::default() };
         let log = engine.open_log(name("orders", 0), config).await.unwrap();
@@ -67,7 +67,7 @@ fn a_log_of_its_own_time_answers_with_batches() {
 #[test]
 fn records_without_times_have_none() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         assert!(log.max_timestamp().await.unwrap().is_none());
@@ -80,7 +80,7 @@ fn records_without_times_have_none() {
 #[test]
 fn a_producer_that_leaves_out_the_largest_time_is_corrected() {
     run(|io| async move {
-        let home = tempfile::tempdir().unwrap();
+        let home = home();
         let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
         let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
         let mut builder = BatchBuilder::new(BatchOptions::default());

@@ -194,6 +194,12 @@ pub(crate) fn allocate(file: RawFd, position: u64, len: u64) -> io::Result<()> {
     checked(unsafe { libc::fallocate(file, 0, position, len) }).map(drop)
 }
 
+/// Asks for huge pages behind `len` bytes of memory from `start`; a kernel that has none gives ordinary ones.
+pub(crate) fn advise_huge_pages(start: std::ptr::NonNull<u8>, len: usize) {
+    // SAFETY: the range is memory of the caller; the advice changes no byte of it.
+    unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+}
+
 /// What is known of an open file.
 pub(crate) fn file_metadata(file: &OwnedFd) -> io::Result<Metadata> {
     // A borrowed descriptor in the standard library's clothes, only for its `fstat`.

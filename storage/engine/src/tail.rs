@@ -1,0 +1,379 @@
+//! The end of a log in memory: where an append's bytes are copied to once, written to disk from, and read from as long as
+//! the core has room.
+//!
+//! Owns [`Tail`], the buffers of one log, and [`TailCache`], the bound on those of all logs of a core. A buffer stands for
+//! a range of a segment that starts at a block's boundary, so that whole blocks of it go to disk as they are. Bytes that
+//! were appended never change: readers and the disk see them in place. What is not written yet is never given up.
+//!
+//! Oldest first out: a consumer near the end of a log reads what was appended last, on every log alike.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use heddle_io::{AppendBuffer, Buffer, DIRECT_ALIGNMENT, Lease};
+use heddle_record::Offset;
+
+/// Bytes of a disk block as the engine writes them.
+pub(crate) const BLOCK: u64 = DIRECT_ALIGNMENT as u64;
+
+/// The first buffer of a log, in bytes: ten thousand logs that get a batch now and then must not take gigabytes.
+const FIRST_BUFFER_BYTES: usize = 8 << 10;
+/// Later ones double up to this size, a huge page.
+const BUFFER_BYTES_MAX: usize = 2 << 20;
+/// Buffers that are kept for the next append after their bytes were given up.
+const SPARE_BUFFERS_MAX: usize = 16;
+
+/// The buffers of one log, ascending.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    chunks: VecDeque<Chunk>,
+    /// Up to here everything was written: segment and position.
+    written: Option<(Offset, u64)>,
+}
+
+/// A range of a segment in memory.
+#[derive(Debug)]
+struct Chunk {
+    segment: Offset,
+    /// Where the buffer's first byte lies in the segment; a block's boundary.
+    base: u64,
+    buffer: AppendBuffer,
+    serial: u64,
+    _charge: Charge,
+}
+
+/// What a chunk takes of its core's bound.
+#[derive(Debug)]
+struct Charge {
+    bytes: usize,
+    total: Rc<Cell<usize>>,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.total.set(self.total.get() - self.bytes);
+    }
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.base + self.buffer.len() as u64
+    }
+
+    fn holds(&self, segment: Offset, position: u64) -> bool {
+        self.segment == segment && self.base <= position && position < self.end()
+    }
+
+    /// A lease of the bytes from `from` up to `to`, both within the chunk.
+    fn lease(&self, from: u64, to: u64) -> Lease {
+        self.buffer.lease((from - self.base) as usize..(to - self.base) as usize)
+    }
+}
+
+impl Tail {
+    /// Whether bytes can be appended at `position` of `segment`: they begin a block, or what is before them in it is here.
+    pub(crate) fn is_ready(&self, segment: Offset, position: u64) -> bool {
+        position.is_multiple_of(BLOCK) || self.ends_at(segment, position).is_some()
+    }
+
+    fn ends_at(&self, segment: Offset, position: u64) -> Option<&Chunk> {
+        self.chunks.back().filter(|chunk| chunk.segment == segment && chunk.end() == position)
+    }
+
+    /// The blocks of `segment` that hold the bytes from `from` up to `end`, ready to be written: the first byte begins a
+    /// block, the last block is filled up with zeros in memory of its own, because more is appended behind `end` while it
+    /// is written.
+    ///
+    /// # Panics
+    /// If not all of them are here.
+    pub(crate) fn blocks(&self, segment: Offset, from: u64, end: u64) -> Vec<Lease> {
+        let whole_end = end - end % BLOCK;
+        let mut pieces = Vec::new();
+        let found = self.collect(segment, from, whole_end, &mut pieces);
+        assert!(found, "what is to be written is in memory");
+        if whole_end < end {
+            let chunk = self.chunks.iter().rev().find(|chunk| chunk.holds(segment, whole_end));
+            let rest = chunk.expect("what is to be written is in memory").lease(whole_end, end);
+            let mut block = Buffer::aligned(DIRECT_ALIGNMENT);
+            block.extend_from_slice(&rest);
+            block.extend_zeroed(DIRECT_ALIGNMENT - rest.len());
+            pieces.push(block.freeze());
+        }
+        pieces
+    }
+
+    /// Adds the bytes from `from` up to `end` to `pieces`. Whether all of them are here; if not, `pieces` is as it was.
+    fn collect(&self, segment: Offset, from: u64, end: u64, pieces: &mut Vec<Lease>) -> bool {
+        let before = pieces.len();
+        let mut position = from;
+        let first = self.chunks.partition_point(|chunk| (chunk.segment, chunk.end()) <= (segment, from));
+        for chunk in self.chunks.range(first..) {
+            if position >= end || !chunk.holds(segment, position) {
+                break;
+            }
+            let to = chunk.end().min(end);
+            pieces.push(chunk.lease(position, to));
+            position = to;
+        }
+        if position < end {
+            pieces.truncate(before);
+        }
+        position >= end
+    }
+
+    /// The bytes of `segment` from `from` up to `end`, in order: where those that are here begin, and these. Nothing is
+    /// here if that is `end`.
+    pub(crate) fn pieces(&self, segment: Offset, from: u64, end: u64) -> (u64, Vec<Lease>) {
+        let mut pieces = Vec::new();
+        if self.collect(segment, from, end, &mut pieces) {
+            return (from, pieces);
+        }
+        let first = self.chunks.iter().find(|chunk| chunk.segment == segment && chunk.base > from);
+        match first.map(|chunk| chunk.base).filter(|base| *base < end) {
+            Some(base) if self.collect(segment, base, end, &mut pieces) => (base, pieces),
+            _ => (end, pieces),
+        }
+    }
+
+    /// At least `least` and at most `most` bytes from `position` of `segment`, if they are here.
+    pub(crate) fn peek(&self, segment: Offset, position: u64, least: usize, most: usize) -> Option<Lease> {
+        let first = self.chunks.partition_point(|chunk| (chunk.segment, chunk.end()) <= (segment, position));
+        let chunk = self.chunks.get(first).filter(|chunk| chunk.holds(segment, position))?;
+        let here = chunk.lease(position, chunk.end().min(position + most as u64));
+        if here.len() >= least {
+            return Some(here);
+        }
+        // Across two buffers, rarely: in memory of its own.
+        let mut pieces = Vec::new();
+        let found = self.collect(segment, position, position + least as u64, &mut pieces);
+        found.then(|| Lease::from_vec(pieces.iter().flat_map(|piece| piece.iter().copied()).collect()))
+    }
+
+    /// Everything up to `position` of `segment` was written.
+    pub(crate) fn note_written(&mut self, segment: Offset, position: u64) {
+        self.written = Some((segment, position));
+    }
+
+    /// Forgets everything: the log was cut, or opened again.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+        self.written = None;
+    }
+
+    fn next_buffer_bytes(&self, needed: usize) -> usize {
+        let before = self.chunks.back().map_or(FIRST_BUFFER_BYTES / 2, |chunk| chunk.buffer.capacity());
+        (before * 2).max(needed.next_power_of_two()).clamp(FIRST_BUFFER_BYTES, BUFFER_BYTES_MAX)
+    }
+
+    /// Gives up the chunk with this serial number. `None` if it is not written yet, else its buffer, if it was here.
+    fn give_up(&mut self, serial: u64) -> Option<Option<AppendBuffer>> {
+        let Some(index) = self.chunks.iter().position(|chunk| chunk.serial == serial) else { return Some(None) };
+        let chunk = &self.chunks[index];
+        if self.written.is_none_or(|written| (chunk.segment, chunk.end()) > written) {
+            return None;
+        }
+        Some(self.chunks.remove(index).map(|chunk| chunk.buffer))
+    }
+}
+
+/// The bound on what the logs of one core keep in memory.
+#[derive(Debug)]
+pub(crate) struct TailCache {
+    bytes_max: Cell<usize>,
+    bytes: Rc<Cell<usize>>,
+    /// Chunks in the order in which they were begun.
+    order: RefCell<VecDeque<(Weak<RefCell<Tail>>, u64)>>,
+    spare: RefCell<Vec<AppendBuffer>>,
+    serial: Cell<u64>,
+}
+
+impl TailCache {
+    pub(crate) fn new(bytes_max: usize) -> TailCache {
+        TailCache {
+            bytes_max: Cell::new(bytes_max),
+            bytes: Rc::default(),
+            order: RefCell::default(),
+            spare: RefCell::default(),
+            serial: Cell::new(0),
+        }
+    }
+
+    /// Bytes that all logs of the core keep.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Changes the bound; what is over it goes at once, as far as it is written.
+    pub(crate) fn set_bytes_max(&self, bytes_max: usize) {
+        self.bytes_max.set(bytes_max);
+        self.make_room(0);
+        self.spare.borrow_mut().clear();
+    }
+
+    /// Appends `bytes` at `position` of `segment`, where `tail` must be ready.
+    pub(crate) fn append(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, mut position: u64, mut bytes: &[u8]) {
+        debug_assert!(tail.borrow().is_ready(segment, position), "what is before it in its block is here");
+        while !bytes.is_empty() {
+            let count = match tail.borrow_mut().chunks.back_mut() {
+                Some(chunk) if chunk.segment == segment && chunk.end() == position => chunk.buffer.append(bytes),
+                _ => 0,
+            };
+            if count == 0 {
+                self.begin(tail, segment, position, bytes.len());
+            }
+            position += count as u64;
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Begins a chunk at a block's boundary.
+    fn begin(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, base: u64, needed: usize) {
+        assert!(base.is_multiple_of(BLOCK), "a buffer stands for whole blocks");
+        let capacity = tail.borrow().next_buffer_bytes(needed);
+        self.make_room(capacity);
+        let buffer = self.buffer(capacity);
+        let serial = self.serial.replace(self.serial.get() + 1);
+        self.bytes.set(self.bytes.get() + capacity);
+        let charge = Charge { bytes: capacity, total: Rc::clone(&self.bytes) };
+        tail.borrow_mut().chunks.push_back(Chunk { segment, base, buffer, serial, _charge: charge });
+        self.order.borrow_mut().push_back((Rc::downgrade(tail), serial));
+    }
+
+    fn buffer(&self, capacity: usize) -> AppendBuffer {
+        let mut spare = self.spare.borrow_mut();
+        let fitting = spare.iter().position(|buffer| buffer.capacity() == capacity);
+        fitting.map_or_else(|| AppendBuffer::with_capacity(capacity), |index| spare.swap_remove(index))
+    }
+
+    /// Gives up the oldest chunks until `needed` more bytes fit, as far as they are written.
+    fn make_room(&self, needed: usize) {
+        let mut tries = self.order.borrow().len();
+        while self.bytes.get() + needed > self.bytes_max.get() && tries > 0 {
+            tries -= 1;
+            let Some((tail, serial)) = self.order.borrow_mut().pop_front() else { return };
+            let Some(log) = tail.upgrade() else { continue };
+            let given_up = log.borrow_mut().give_up(serial);
+            match given_up {
+                None => self.order.borrow_mut().push_back((tail, serial)),
+                Some(None) => {}
+                Some(Some(buffer)) => self.keep_spare(buffer),
+            }
+        }
+    }
+
+    /// Keeps a buffer for the next chunk, if no reader holds its bytes: fresh memory costs a fault for each page.
+    fn keep_spare(&self, mut buffer: AppendBuffer) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS_MAX && buffer.clear_if_unshared() {
+            spare.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: Offset = Offset::new(100);
+
+    fn tail() -> Rc<RefCell<Tail>> {
+        Rc::default()
+    }
+
+    fn joined(pieces: &[Lease]) -> Vec<u8> {
+        pieces.iter().flat_map(|piece| piece.iter().copied()).collect()
+    }
+
+    fn bytes(count: usize, from: u64) -> Vec<u8> {
+        (from..from + count as u64).map(|position| (position % 251) as u8).collect()
+    }
+
+    /// Fills `segment` from `from` on with bytes that tell where they lie.
+    fn fill(cache: &TailCache, tail: &Rc<RefCell<Tail>>, segment: Offset, from: u64, count: usize) {
+        cache.append(tail, segment, from, &bytes(count, from));
+    }
+
+    #[test]
+    fn whole_blocks_are_written_in_place_and_the_last_from_a_copy() {
+        let (cache, tail) = (TailCache::new(1 << 30), tail());
+        fill(&cache, &tail, SEGMENT, 0, 10_000);
+        let pieces = tail.borrow().blocks(SEGMENT, 0, 10_000);
+        let written = joined(&pieces);
+        assert_eq!(written.len(), 12_288);
+        assert_eq!(written[..10_000], bytes(10_000, 0));
+        assert!(written[10_000..].iter().all(|byte| *byte == 0));
+        fill(&cache, &tail, SEGMENT, 10_000, 100);
+        assert_eq!(joined(&pieces), written, "an append changes no byte of a write in flight");
+        assert!(pieces.iter().all(|piece| (piece.as_ptr() as u64).is_multiple_of(BLOCK) && piece.len() as u64 % BLOCK == 0));
+    }
+
+    #[test]
+    fn bytes_are_found_across_buffers_or_from_the_first_that_is_here() {
+        let (cache, tail) = (TailCache::new(1 << 30), tail());
+        fill(&cache, &tail, SEGMENT, 40_960, 100_000);
+        let (from, pieces) = tail.borrow().pieces(SEGMENT, 41_000, 140_000);
+        assert_eq!((from, joined(&pieces)), (41_000, bytes(99_000, 41_000)));
+        let (from, pieces) = tail.borrow().pieces(SEGMENT, 0, 60_000);
+        assert_eq!((from, joined(&pieces)), (40_960, bytes(19_040, 40_960)));
+        assert_eq!(tail.borrow().pieces(SEGMENT, 0, 30_000), (30_000, Vec::new()));
+        assert_eq!(tail.borrow().pieces(Offset::new(7), 41_000, 42_000), (42_000, Vec::new()));
+        assert_eq!(tail.borrow().pieces(SEGMENT, 140_000, 150_000), (150_000, Vec::new()));
+    }
+
+    #[test]
+    fn a_peek_crosses_buffers_only_for_what_it_needs() {
+        let (cache, tail) = (TailCache::new(1 << 30), tail());
+        let boundary = FIRST_BUFFER_BYTES as u64;
+        fill(&cache, &tail, SEGMENT, 0, FIRST_BUFFER_BYTES);
+        fill(&cache, &tail, SEGMENT, boundary, 20_000 - FIRST_BUFFER_BYTES);
+        let whole = tail.borrow().peek(SEGMENT, 100, 61, 500).expect("it is here");
+        assert_eq!(*whole, bytes(500, 100));
+        let crossing = tail.borrow().peek(SEGMENT, boundary - 10, 61, 500).expect("it is here");
+        assert_eq!(*crossing, bytes(61, boundary - 10));
+        assert!(tail.borrow().peek(SEGMENT, 19_990, 61, 500).is_none());
+        assert!(tail.borrow().peek(SEGMENT, 20_000, 1, 500).is_none());
+    }
+
+    #[test]
+    fn only_what_is_written_is_given_up_and_the_oldest_first() {
+        let cache = TailCache::new(3 * FIRST_BUFFER_BYTES);
+        let (first, second) = (tail(), tail());
+        fill(&cache, &first, SEGMENT, 0, FIRST_BUFFER_BYTES);
+        fill(&cache, &second, SEGMENT, 0, FIRST_BUFFER_BYTES);
+        fill(&cache, &second, SEGMENT, FIRST_BUFFER_BYTES as u64, 1);
+        assert!(cache.bytes() > 3 * FIRST_BUFFER_BYTES, "what is not written is kept whatever the bound");
+        first.borrow_mut().note_written(SEGMENT, FIRST_BUFFER_BYTES as u64);
+        second.borrow_mut().note_written(SEGMENT, FIRST_BUFFER_BYTES as u64);
+        cache.set_bytes_max(3 * FIRST_BUFFER_BYTES);
+        assert_eq!(cache.bytes(), 3 * FIRST_BUFFER_BYTES);
+        assert!(first.borrow().chunks.is_empty(), "the oldest went");
+        cache.set_bytes_max(0);
+        assert_eq!(cache.bytes(), 2 * FIRST_BUFFER_BYTES, "the chunk with a byte that is not written stays");
+        drop(second);
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_that_a_reader_holds_is_not_filled_again() {
+        let cache = TailCache::new(FIRST_BUFFER_BYTES);
+        let (first, second) = (tail(), tail());
+        fill(&cache, &first, SEGMENT, 0, FIRST_BUFFER_BYTES);
+        first.borrow_mut().note_written(SEGMENT, FIRST_BUFFER_BYTES as u64);
+        let (_, held) = first.borrow().pieces(SEGMENT, 0, FIRST_BUFFER_BYTES as u64);
+        fill(&cache, &second, SEGMENT, FIRST_BUFFER_BYTES as u64, FIRST_BUFFER_BYTES);
+        assert_eq!(joined(&held), bytes(FIRST_BUFFER_BYTES, 0));
+        assert!(cache.spare.borrow().is_empty());
+    }
+
+    #[test]
+    fn after_its_buffer_went_a_log_goes_on_only_at_a_block() {
+        let (cache, tail) = (TailCache::new(0), tail());
+        fill(&cache, &tail, SEGMENT, 0, 5000);
+        tail.borrow_mut().note_written(SEGMENT, 5000);
+        assert!(tail.borrow().is_ready(SEGMENT, 5000));
+        cache.set_bytes_max(0);
+        assert!(!tail.borrow().is_ready(SEGMENT, 5000));
+        assert!(tail.borrow().is_ready(SEGMENT, 8192));
+    }
+}

@@ -1,0 +1,17 @@
+//! The same promises on the direct device: the tests of `main.rs`, on a file system that takes O_DIRECT.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use heddle_engine::DeviceChoice;
+
+mod data_dir;
+mod failing_disk;
+mod fixture;
+mod format;
+mod harness;
+mod inspect;
+mod log;
+mod recovery;
+mod retention;
+mod times;
+
+const DEVICE: DeviceChoice = DeviceChoice::Direct;

@@ -1,0 +1,186 @@
+//! Memory that grows at its end while what came before is read, sent and written to disk: [`AppendBuffer`].
+//!
+//! Owns the split between the bytes that are there for good and the room behind them. One owner appends; any number of
+//! [`Lease`]s see bytes that were appended before the lease was made, and these never change while a lease lives. Never
+//! copies to grow: a full buffer stays as it is, its owner goes on in another.
+#![expect(unsafe_code, reason = "memory that is read in front while it is filled behind")]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::buffer::{DIRECT_ALIGNMENT, Lease};
+use crate::os;
+
+/// From this size on memory is asked for in huge pages: a fault for each 4 KiB costs more than the copy into it.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Block-aligned memory that is filled once, from its start to its end.
+pub struct AppendBuffer {
+    block: Arc<Block>,
+    len: usize,
+}
+
+/// The memory of an append buffer. Bytes below what was appended are initialised and never written while anybody but the
+/// appending owner holds the block.
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: the memory belongs to the block alone; it is written only by the one `AppendBuffer` that holds it, behind every
+// byte that a lease can see.
+unsafe impl Send for Block {}
+// SAFETY: as above: shared access reads only bytes that are never written again.
+unsafe impl Sync for Block {}
+
+impl AppendBuffer {
+    /// An empty buffer for `capacity` bytes, rounded up to blocks of [`DIRECT_ALIGNMENT`].
+    ///
+    /// # Panics
+    /// If `capacity` is zero. Ends the process if there is no memory.
+    pub fn with_capacity(capacity: usize) -> AppendBuffer {
+        assert!(capacity > 0, "an append buffer has room");
+        AppendBuffer { block: Arc::new(Block::allocate(capacity.next_multiple_of(DIRECT_ALIGNMENT))), len: 0 }
+    }
+
+    /// Bytes appended so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was appended yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that fit in all.
+    pub fn capacity(&self) -> usize {
+        self.block.capacity
+    }
+
+    /// Bytes that still fit.
+    pub fn spare(&self) -> usize {
+        self.block.capacity - self.len
+    }
+
+    /// Appends as many of `bytes` as fit; returns how many did.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.spare());
+        // SAFETY: `count` bytes fit behind `len`, no lease sees bytes there, and `bytes` cannot overlap them: whoever
+        // borrows bytes of this block borrows bytes below `len`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.block.start.as_ptr().add(self.len), count);
+        }
+        self.len += count;
+        count
+    }
+
+    /// A lease of bytes that were appended; it starts at a block's boundary in memory if `range` does.
+    ///
+    /// # Panics
+    /// If `range` reaches beyond what was appended.
+    pub fn lease(&self, range: Range<usize>) -> Lease {
+        assert!(range.start <= range.end && range.end <= self.len, "lease {range:?} of {} bytes", self.len);
+        Lease::of_block(Arc::clone(&self.block), range)
+    }
+
+    /// Empties the buffer to be filled anew, if nobody else sees its bytes any more. Whether it did.
+    pub fn clear_if_unshared(&mut self) -> bool {
+        let unshared = Arc::get_mut(&mut self.block).is_some();
+        if unshared {
+            self.len = 0;
+        }
+        unshared
+    }
+}
+
+impl fmt::Debug for AppendBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AppendBuffer({} of {} bytes)", self.len, self.capacity())
+    }
+}
+
+impl Block {
+    fn allocate(capacity: usize) -> Block {
+        let layout = Block::layout(capacity);
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        if capacity >= HUGE_PAGE_BYTES {
+            os::advise_huge_pages(start, capacity);
+        }
+        Block { start, capacity }
+    }
+
+    fn layout(capacity: usize) -> Layout {
+        let align = if capacity >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { DIRECT_ALIGNMENT };
+        Layout::from_size_align(capacity, align).expect("a buffer smaller than half the address space")
+    }
+
+    /// The bytes in `range`.
+    ///
+    /// # Safety
+    /// All of `range` was appended before.
+    pub(crate) unsafe fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        // SAFETY: the caller vouches that these bytes are initialised; nobody writes them while they are shared.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.end - range.start) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: `allocate` got this memory with this very layout, and nobody else frees it.
+        unsafe { dealloc(self.start.as_ptr(), Block::layout(self.capacity)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_see_what_was_appended_and_nothing_after_it_moves_them() {
+        let mut buffer = AppendBuffer::with_capacity(5000);
+        assert_eq!(buffer.capacity(), 8192);
+        assert_eq!(buffer.append(b"hello"), 5);
+        let hello = buffer.lease(0..5);
+        assert_eq!(hello.as_ptr() as usize % DIRECT_ALIGNMENT, 0);
+        assert_eq!(buffer.append(&[7; 9000]), 8187);
+        assert_eq!(buffer.spare(), 0);
+        assert_eq!(&*hello, b"hello");
+        assert_eq!(&*buffer.lease(8190..8192), [7, 7]);
+    }
+
+    #[test]
+    fn memory_is_used_again_only_when_nobody_sees_it() {
+        let mut buffer = AppendBuffer::with_capacity(4096);
+        buffer.append(b"first");
+        let lease = buffer.lease(0..5);
+        assert!(!buffer.clear_if_unshared());
+        assert_eq!(buffer.len(), 5);
+        let clone = lease.clone();
+        drop(lease);
+        assert!(!buffer.clear_if_unshared());
+        drop(clone);
+        assert!(buffer.clear_if_unshared());
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "lease 0..6 of 5 bytes")]
+    fn a_lease_cannot_see_what_was_not_appended() {
+        let mut buffer = AppendBuffer::with_capacity(4096);
+        buffer.append(b"hello");
+        let _ = buffer.lease(0..6);
+    }
+
+    #[test]
+    fn large_buffers_are_huge_page_aligned() {
+        let mut buffer = AppendBuffer::with_capacity(3 << 20);
+        buffer.append(&[1]);
+        assert_eq!(buffer.lease(0..1).as_ptr() as usize % HUGE_PAGE_BYTES, 0);
+    }
+}
