@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Buffer;
+use crate::counters::{Counters, Tally};
 use crate::error::{Error, Result};
 use crate::io::{IoConfig, Wait};
 use crate::op::{Op, OpKey, Outcome, Slots, Value};
@@ -34,6 +35,7 @@ pub(crate) struct BlockingBackend {
     epoll: Arc<OwnedFd>,
     pool: Pool,
     waits: RefCell<Waits>,
+    tally: Tally,
 }
 
 /// What waits for descriptors.
@@ -96,7 +98,7 @@ impl BlockingBackend {
         os::epoll_control(&epoll, libc::EPOLL_CTL_ADD, event.as_raw_fd(), events, WAKE_UP)?;
         let wakes = WakeList::new(Box::new(WakeUp { event }));
         let pool = Pool::new(config.pool_threads_max, &wakes);
-        Ok((BlockingBackend { reason, epoll, pool, waits: RefCell::default() }, wakes))
+        Ok((BlockingBackend { reason, epoll, pool, waits: RefCell::default(), tally: Tally::default() }, wakes))
     }
 
     pub(crate) fn reason(&self) -> String {
@@ -107,7 +109,15 @@ impl BlockingBackend {
         vec![Arc::clone(&self.epoll)]
     }
 
+    pub(crate) fn counters(&self) -> Counters {
+        self.tally.read()
+    }
+
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
+        self.tally.add(|counters| {
+            counters.submissions += 1;
+            counters.flushes += u64::from(matches!(op, Op::Sync { .. }));
+        });
         let waiting = match op {
             Op::Accept { listener } => Waiting::Accept(listener),
             Op::Connect { address } => match os::begin_connect(address) {
@@ -122,7 +132,7 @@ impl BlockingBackend {
             Op::Readable { descriptor } => {
                 return self.wait(slots, key, Tried::WaitReadable(Waiting::Readable(descriptor)));
             }
-            file_op => return self.pool.start(key, file_op),
+            file_op => return self.help(key, file_op),
         };
         self.wait(slots, key, waiting.attempt());
     }
@@ -157,6 +167,7 @@ impl BlockingBackend {
             Wait::Until(deadline) => Some(deadline.since(os::monotonic())),
             Wait::Not | Wait::UntilWoken => None,
         };
+        self.tally.add(|counters| counters.enters += 1);
         let count = os::epoll_wait(&self.epoll, &mut events, timeout).expect("epoll waits on a valid set");
         if may_sleep {
             wakes.awake();
@@ -189,6 +200,11 @@ impl BlockingBackend {
         self.arm(descriptor);
     }
 
+    fn help(&self, key: OpKey, op: Op) {
+        self.tally.add(|counters| counters.helper_jobs += 1);
+        self.pool.start(key, op);
+    }
+
     /// Finishes an operation that was tried, or lets it wait.
     fn wait(&self, slots: &Slots, key: OpKey, tried: Tried) {
         let mut waits = self.waits.borrow_mut();
@@ -200,7 +216,7 @@ impl BlockingBackend {
             Tried::WaitRead(send, position, len) => {
                 let op = Op::Read { file: send.file().clone(), position, buffer: Buffer::with_capacity(len), len };
                 waits.loading.insert(key, send);
-                return self.pool.start(key, op);
+                return self.help(key, op);
             }
             Tried::WaitReadable(waiting) => {
                 let descriptor = waiting.descriptor();
@@ -239,6 +255,7 @@ impl BlockingBackend {
     /// Finishes what the helper threads have done.
     fn reap(&self, slots: &Slots) {
         for (key, outcome) in self.pool.take_done() {
+            self.tally.add(|counters| counters.completions += 1);
             let loading = self.waits.borrow_mut().loading.remove(&key);
             let Some(mut send) = loading else {
                 slots.finish(key, outcome);

@@ -29,6 +29,8 @@ struct FileInner {
     /// A foreign runtime's own file for this one.
     #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
     twin: std::sync::OnceLock<crate::foreign::Twin>,
+    /// It has done a write that might have been refused: so does the ring.
+    ring_writes_inline: AtomicBool,
 }
 
 /// How bytes reach the file.
@@ -38,6 +40,8 @@ pub(crate) enum Access {
     Cached,
     /// Past it (O_DIRECT).
     Direct,
+    /// Through the page cache of a file system that another process or machine answers for, however long that takes.
+    Remote,
 }
 
 /// Whose file it is.
@@ -53,12 +57,12 @@ impl File {
     }
 
     pub(crate) fn with_access(path: PathBuf, kind: FileKind, access: Access) -> File {
-        let cannot_refuse_to_block = AtomicBool::new(false);
         let inner = FileInner {
             path,
             kind,
             access,
-            cannot_refuse_to_block,
+            cannot_refuse_to_block: AtomicBool::new(false),
+            ring_writes_inline: AtomicBool::new(false),
             #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
             twin: std::sync::OnceLock::new(),
         };
@@ -72,6 +76,21 @@ impl File {
 
     pub(crate) fn is_direct(&self) -> bool {
         self.inner.access == Access::Direct
+    }
+
+    /// Whether writes need no thread of the kernel, so that the core has nothing to gain by doing them itself.
+    pub(crate) fn does_ring_write_inline(&self) -> bool {
+        self.inner.ring_writes_inline.load(Ordering::Relaxed)
+    }
+
+    /// The file system did a write that it could have refused.
+    pub(crate) fn ring_writes_inline(&self) {
+        self.inner.ring_writes_inline.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a copy to the page cache is all that a write does, as long as memory lasts.
+    pub(crate) fn is_cached_here(&self) -> bool {
+        self.inner.access == Access::Cached
     }
 
     /// Whether a write can be asked not to wait for the disk, as far as is known.
@@ -324,6 +343,20 @@ impl Io {
     pub async fn allocate(&self, file: &File, position: u64, len: u64) -> Result<()> {
         let outcome = self.perform(Op::Allocate { file: file.clone(), position, len }).await;
         unit(outcome).map_err(|error| file_error("allocate", file, &error).with_position(position))
+    }
+
+    /// Makes `len` bytes at `position` zeros, in blocks that count as written: a later direct write there is an overwrite in
+    /// place. The file's length covers them afterwards. Durable after a flush of this file.
+    ///
+    /// The kernel does it without writing where it and the device can (FALLOC_FL_WRITE_ZEROES, Linux 6.17); else zeros are
+    /// written, in pieces of up to 1 MiB. On a file for O_DIRECT both numbers are multiples of 4,096.
+    ///
+    /// # Errors
+    ///
+    /// No space, the disk's, ... How much is zero then is unknown.
+    pub async fn write_zeros(&self, file: &File, position: u64, len: u64) -> Result<()> {
+        let outcome = self.perform(Op::WriteZeros { file: file.clone(), position, len }).await;
+        unit(outcome).map_err(|error| file_error("write zeros to", file, &error).with_position(position))
     }
 
     /// Locks the file against every other opening of it, in this process and in others, until the last clone of `file`

@@ -22,6 +22,7 @@ use crate::op::{Op, Outcome, SyncKind, Value};
 use crate::os::{self, Vectored};
 use crate::send_file::{SendFile, Step};
 use crate::socket::{Listener, Socket};
+use crate::zeros::Zeros;
 
 /// Bytes in one entry, at most: its length has 32 bits, and the kernel cuts at 2 GiB.
 const BYTES_PER_ENTRY_MAX: usize = 1 << 30;
@@ -34,11 +35,19 @@ pub(crate) enum Flight {
         buffer: Buffer,
         len: usize,
         count: usize,
+        patience: Patience,
     },
     Write {
         file: File,
         position: u64,
         pieces: Vectored,
+        patience: Patience,
+    },
+    /// `written` once the kernel cannot make zeros without writing them.
+    WriteZeros {
+        file: File,
+        zeros: Zeros,
+        written: bool,
     },
     Sync {
         file: File,
@@ -82,20 +91,38 @@ pub(crate) enum Flight {
 // `pieces`, which are.
 unsafe impl Send for Flight {}
 
+/// Whether the kernel may hand the entry to a thread of its own when it would have to wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// No: it refuses, and we know.
+    Refuse,
+    /// Yes.
+    HandOver,
+}
+
 /// What becomes of an operation after a result, or before its first entry.
 pub(crate) enum Next {
     /// It is over.
     Done(Outcome),
     /// It needs one more entry.
     Submit,
+    /// The same: the kernel would have had to wait, and now may do so on a thread of its own.
+    HandOver,
 }
 
 impl Flight {
     /// The flight of an operation and what comes first; the operation itself if it is not one for the ring.
     pub(crate) fn begin(op: Op) -> Result<(Flight, Next), Op> {
         let flight = match op {
-            Op::Read { file, position, buffer, len } => Flight::Read { file, position, buffer, len, count: 0 },
-            Op::Write { file, position, pieces } => Flight::Write { file, position, pieces: Vectored::new(pieces) },
+            Op::Read { file, position, buffer, len } => {
+                // A read through the page cache that waits needs no thread; refused, it would not even begin.
+                let patience = if file.is_direct() { patience_with(&file) } else { Patience::HandOver };
+                Flight::Read { file, position, buffer, len, count: 0, patience }
+            }
+            Op::Write { file, position, pieces } => Flight::write(file, position, Vectored::new(pieces)),
+            Op::WriteZeros { file, position, len } => {
+                Flight::WriteZeros { file, zeros: Zeros::new(position, len), written: false }
+            }
             Op::Sync { file, kind } => Flight::Sync { file, kind },
             Op::Allocate { file, position, len } => Flight::Allocate { file, position, len },
             Op::Accept { listener } => Flight::Accept { listener, poll: false },
@@ -113,6 +140,12 @@ impl Flight {
         Ok(flight.first())
     }
 
+    /// The flight of a write.
+    pub(crate) fn write(file: File, position: u64, pieces: Vectored) -> Flight {
+        let patience = patience_with(&file);
+        Flight::Write { file, position, pieces, patience }
+    }
+
     /// The flight of a connection that has been started.
     pub(crate) fn connecting(socket: OwnedFd) -> Flight {
         Flight::Connect { socket }
@@ -121,6 +154,7 @@ impl Flight {
     fn first(mut self) -> (Flight, Next) {
         let next = match &mut self {
             Flight::Write { pieces, .. } | Flight::Send { pieces, .. } if pieces.left() == 0 => done(Value::Unit),
+            Flight::WriteZeros { zeros, .. } if zeros.left() == 0 => done(Value::Unit),
             Flight::SendFile { .. } => self.send_file_step(),
             _ => Next::Submit,
         };
@@ -130,12 +164,22 @@ impl Flight {
     /// The next entry. The caller keeps the flight until its result has come.
     pub(crate) fn entry(&mut self) -> Entry {
         match self {
-            Flight::Read { file, position, buffer, len, count } => {
+            Flight::Read { file, position, buffer, len, count, patience } => {
                 let (place, room) = (buffer.spare_start(), (*len - *count).min(BYTES_PER_ENTRY_MAX) as u32);
                 let offset = *position + *count as u64;
-                opcode::Read::new(Fd(file.descriptor()), place, room).offset(offset).build()
+                opcode::Read::new(Fd(file.descriptor()), place, room).offset(offset).rw_flags(patience.flags()).build()
             }
-            Flight::Write { file, position, pieces } => write_entry(file.descriptor(), *position, pieces),
+            Flight::Write { file, position, pieces, patience } => {
+                write_entry(file.descriptor(), *position, pieces, *patience)
+            }
+            Flight::WriteZeros { file, zeros, written: false } => {
+                let entry = opcode::Fallocate::new(Fd(file.descriptor()), zeros.left()).offset(zeros.position());
+                entry.mode(os::WRITE_ZEROES).build()
+            }
+            Flight::WriteZeros { file, zeros, written: true } => {
+                let position = zeros.position();
+                write_entry(file.descriptor(), position, zeros.pieces(), Patience::HandOver)
+            }
             Flight::Sync { file, kind } => {
                 let flags = match kind {
                     SyncKind::Data => FsyncFlags::DATASYNC,
@@ -173,6 +217,11 @@ impl Flight {
         if matches!(&result, Err(error) if error.kind() == ErrorKind::Interrupted) {
             return Next::Submit;
         }
+        if let Err(error) = &result
+            && self.was_refused(error)
+        {
+            return Next::HandOver;
+        }
         match self {
             Flight::Read { .. } => self.read_completed(result),
             Flight::Write { position, pieces, .. } => match result {
@@ -184,6 +233,7 @@ impl Flight {
                 }
                 Err(error) => failed(error),
             },
+            Flight::WriteZeros { .. } => self.zeros_completed(result),
             Flight::Sync { .. } | Flight::Allocate { .. } | Flight::Readable { .. } => unit(result),
             Flight::Accept { .. } => self.accept_completed(result),
             Flight::Connect { socket } => match result.and_then(|_| os::take_socket_error(socket.as_raw_fd())) {
@@ -199,6 +249,41 @@ impl Flight {
                 Err(error) => failed(error),
             },
             Flight::SendFile { .. } => self.send_file_completed(result),
+        }
+    }
+
+    /// Whether the kernel refused to wait. From then on it may.
+    fn was_refused(&mut self, error: &io::Error) -> bool {
+        let (Flight::Read { file, patience, .. } | Flight::Write { file, patience, .. }) = self else { return false };
+        if *patience == Patience::HandOver {
+            return false;
+        }
+        let does_not_know = error.raw_os_error() == Some(libc::EOPNOTSUPP);
+        if does_not_know {
+            file.cannot_refuse_to_block();
+        }
+        let refused = does_not_know || error.kind() == ErrorKind::WouldBlock;
+        if refused {
+            *patience = Patience::HandOver;
+        }
+        refused
+    }
+
+    fn zeros_completed(&mut self, result: io::Result<usize>) -> Next {
+        let Flight::WriteZeros { zeros, written, .. } = self else { unreachable!("called for zeros") };
+        match result {
+            Ok(_) if !*written => done(Value::Unit),
+            Ok(0) => failed(ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                zeros.pieces().written(count);
+                zeros.written(count);
+                if zeros.left() > 0 { Next::Submit } else { done(Value::Unit) }
+            }
+            Err(error) if !*written && os::is_not_supported(&error) => {
+                *written = true;
+                Next::Submit
+            }
+            Err(error) => failed(error),
         }
     }
 
@@ -290,7 +375,10 @@ impl Flight {
 
     /// Whether the operation is ended early when nobody waits for it. What changes a file runs to its end.
     pub(crate) fn may_be_cancelled(&self) -> bool {
-        !matches!(self, Flight::Write { .. } | Flight::Sync { .. } | Flight::Allocate { .. })
+        !matches!(
+            self,
+            Flight::Write { .. } | Flight::WriteZeros { .. } | Flight::Sync { .. } | Flight::Allocate { .. }
+        )
     }
 }
 
@@ -310,13 +398,31 @@ fn poll_entry(descriptor: RawFd, events: libc::c_short) -> Entry {
     opcode::PollAdd::new(Fd(descriptor), events as u32).build()
 }
 
-fn write_entry(file: RawFd, position: u64, pieces: &Vectored) -> Entry {
+impl Patience {
+    fn flags(self) -> i32 {
+        match self {
+            Patience::Refuse => libc::RWF_NOWAIT,
+            Patience::HandOver => 0,
+        }
+    }
+}
+
+/// Asks the kernel to refuse, where that is understood.
+fn patience_with(file: &File) -> Patience {
+    if file.can_refuse_to_block() { Patience::Refuse } else { Patience::HandOver }
+}
+
+fn write_entry(file: RawFd, position: u64, pieces: &Vectored, patience: Patience) -> Entry {
+    let flags = patience.flags();
     match pieces.next_call() {
         [piece] => {
             let len = piece.iov_len.min(BYTES_PER_ENTRY_MAX) as u32;
-            opcode::Write::new(Fd(file), piece.iov_base.cast(), len).offset(position).build()
+            opcode::Write::new(Fd(file), piece.iov_base.cast(), len).offset(position).rw_flags(flags).build()
         }
-        many => opcode::Writev::new(Fd(file), many.as_ptr(), many.len() as u32).offset(position).build(),
+        many => {
+            let entry = opcode::Writev::new(Fd(file), many.as_ptr(), many.len() as u32).offset(position);
+            entry.rw_flags(flags).build()
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `turn(slots, wakes, wait)` | submit, reap, finish what is done; sleep as [`Wait`] allows, after [`WakeList::try_sleep`] said so |
 //! | `close(slots)` | end everything: on return no memory of an operation is in use; unfinished operations need no `finish` |
 //! | `submit`, `has_news` | only of the ring: for waiting awake (`spin.rs`) |
+//! | `counters`, `disk_traits` | numbers; what a simulated disk was set to |
 //! | `now`, `wall_clock`, `fill_random` | the clock and the dice |
 //! | `listen` | bind at once, or fail |
 //! | `name`, `reason` | for the log |
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blocking::BlockingBackend;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::executor::{self, Panicked, Task, Tasks};
 #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
@@ -318,6 +320,17 @@ impl BackendImpl {
         }
     }
 
+    fn counters(&self) -> Counters {
+        match self {
+            BackendImpl::Uring(backend) => backend.counters(),
+            BackendImpl::Blocking(backend) => backend.counters(),
+            BackendImpl::Sim(backend) => backend.counters(),
+            // A foreign runtime keeps no such numbers.
+            #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
+            BackendImpl::Foreign(_) => Counters::default(),
+        }
+    }
+
     /// What the simulated disk was set to; `None` where the disk is a real one.
     fn simulated_disk_traits(&self) -> Option<DiskTraits> {
         match self {
@@ -484,6 +497,10 @@ impl Io {
     /// Tasks on this core.
     pub fn tasks(&self) -> usize {
         self.core.tasks.len()
+    }
+
+    pub(crate) fn backend_counters(&self) -> Counters {
+        self.core.backend.counters()
     }
 
     pub(crate) fn simulated_disk_traits(&self) -> Option<DiskTraits> {

@@ -17,7 +17,8 @@
 //! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
 //! | `foreign.rs`, `tokio_uring.rs`, `glommio.rs` | backends of files only, on foreign runtimes; behind features |
-//! | `send_file.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
+//! | `counters.rs` | [`Counters`]: what a core has asked of the kernel |
+//! | `send_file.rs`, `zeros.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
 //!
 //! An operation owns its buffers until the kernel has finished with them. Dropping the future of an operation gives up
 //! its result, never its memory: see `op.rs`.
@@ -25,6 +26,7 @@
 mod append_buffer;
 mod blocking;
 mod buffer;
+mod counters;
 mod error;
 mod executor;
 mod file;
@@ -53,9 +55,11 @@ mod timer;
 mod tokio_uring;
 mod uring;
 mod wake;
+mod zeros;
 
 pub use append_buffer::AppendBuffer;
 pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
+pub use counters::Counters;
 pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
 pub use file::{DirEntry, EntryKind, File, LockError, Metadata, OpenOptions};

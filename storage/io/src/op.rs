@@ -41,6 +41,8 @@ pub(crate) enum Op {
     SetLength { file: File, len: u64 },
     /// Reserves blocks; the length grows to cover them. Value: [`Value::Unit`].
     Allocate { file: File, position: u64, len: u64 },
+    /// Makes a range of the file zeros, in blocks that count as written. Value: [`Value::Unit`].
+    WriteZeros { file: File, position: u64, len: u64 },
     /// What is known of an open file. Value: [`Value::Metadata`].
     FileMetadata { file: File },
     /// Locks the file against other holders. Value: [`Value::Unit`], or [`Value::LockedBy`].
@@ -88,7 +90,11 @@ impl Op {
             Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => true,
             Op::Readable { .. } => true,
             Op::Open { .. } | Op::Write { .. } | Op::Sync { .. } | Op::SetLength { .. } | Op::Allocate { .. } => false,
-            Op::Lock { .. } | Op::CreateDirAll { .. } | Op::Rename { .. } | Op::RemoveFile { .. } => false,
+            Op::WriteZeros { .. }
+            | Op::Lock { .. }
+            | Op::CreateDirAll { .. }
+            | Op::Rename { .. }
+            | Op::RemoveFile { .. } => false,
             Op::RemoveDirAll { .. } | Op::SyncDir { .. } => false,
         }
     }
@@ -152,7 +158,7 @@ impl OpKey {
     }
 
     /// The key that [`OpKey::to_bits`] gave.
-    pub(crate) fn from_bits(bits: u64) -> OpKey {
+    pub(crate) const fn from_bits(bits: u64) -> OpKey {
         OpKey(bits)
     }
 

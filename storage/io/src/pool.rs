@@ -198,6 +198,7 @@ fn run_without_buffer(op: Op) -> io::Result<Value> {
         Op::Sync { file, kind } => os::sync(file.descriptor(), kind)?,
         Op::SetLength { file, len } => os::set_length(file.descriptor(), len)?,
         Op::Allocate { file, position, len } => os::allocate(file.descriptor(), position, len)?,
+        Op::WriteZeros { file, position, len } => os::write_zeros(file.descriptor(), position, len)?,
         Op::CreateDirAll { path } => std::fs::create_dir_all(path)?,
         Op::Rename { from, to } => std::fs::rename(from, to)?,
         Op::RemoveFile { path } => std::fs::remove_file(path)?,

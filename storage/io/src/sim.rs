@@ -65,6 +65,7 @@ pub use fault::{CutPoint, DiskCounters, Effect, Fault, OperationKind};
 pub use host::{DiskCopy, Host};
 pub use network::NetworkTiming;
 
+use crate::counters::Tally;
 use crate::executor::Executor;
 use crate::io::{BackendImpl, Core, Io};
 use crate::wake::{Kick, WakeList};
@@ -344,7 +345,13 @@ impl Inner {
         assert!(self.world.borrow_mut().machine(host).is_up, "a host without power starts nothing");
         let id = CoreId(self.core_next.get());
         self.core_next.set(id.0 + 1);
-        let backend = SimBackend { world: Rc::clone(&self.world), simulator: Rc::downgrade(self), core: id, host };
+        let backend = SimBackend {
+            world: Rc::clone(&self.world),
+            simulator: Rc::downgrade(self),
+            core: id,
+            host,
+            tally: Tally::default(),
+        };
         let executor = Executor::on(BackendImpl::Sim(backend), WakeList::new(Box::new(NeverAsleep)));
         let core = Rc::downgrade(executor.core());
         self.cores.borrow_mut().insert(id, SimulatedCore { host, core, executor: None });

@@ -27,6 +27,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, cqueue, opcode};
 
+use crate::counters::{Counters, Tally};
 use crate::error::{Error, Result};
 use crate::flight::{Flight, Next};
 use crate::inline::InlineWrites;
@@ -56,6 +57,7 @@ pub(crate) struct UringBackend {
     in_pool: Cell<usize>,
     inline: InlineWrites,
     wake_up: Arc<OwnedFd>,
+    tally: Tally,
 }
 
 struct Ring {
@@ -69,6 +71,9 @@ struct Ring {
     in_kernel: usize,
     /// Results taken from the completion queue, not yet worked on.
     reaped: Vec<(u64, i32, u32)>,
+    enters: u64,
+    submissions: u64,
+    completions: u64,
 }
 
 /// Ends the sleep in `io_uring_enter`: the ring watches this descriptor.
@@ -95,6 +100,7 @@ impl UringBackend {
             in_pool: Cell::new(0),
             inline: InlineWrites::new(config.inline_write_bytes_max),
             wake_up,
+            tally: Tally::default(),
         };
         backend.watch_wake_up();
         Ok((backend, wakes))
@@ -102,6 +108,12 @@ impl UringBackend {
 
     pub(crate) fn reason(&self) -> String {
         self.reason.clone()
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        let ring = self.ring.borrow();
+        let (enters, submissions, completions) = (ring.enters, ring.submissions, ring.completions);
+        Counters { enters, submissions, completions, ..self.tally.read() }
     }
 
     /// One that the kernel makes readable for every completion, deferred ones included, and the wake-up itself: an event
@@ -123,20 +135,28 @@ impl UringBackend {
                 };
             }
             Op::Write { file, position, pieces } => match self.inline.try_write(&file, position, pieces) {
-                Ok(result) => return slots.finish(key, Outcome::of(result.map(|()| Value::Unit))),
+                Ok(result) => {
+                    self.tally.add(|counters| counters.inline_writes += 1);
+                    return slots.finish(key, Outcome::of(result.map(|()| Value::Unit)));
+                }
                 Err((position, pieces)) => {
-                    return self.go_on(slots, key, Flight::Write { file, position, pieces }, Next::Submit);
+                    if !file.is_direct() {
+                        self.inline.ring_write_started(key);
+                    }
+                    return self.go_on(slots, key, Flight::write(file, position, pieces), Next::Submit);
                 }
             },
             other => other,
         };
         if matches!(op, Op::Sync { .. }) {
             self.inline.sync_started(key);
+            self.tally.add(|counters| counters.flushes += 1);
         }
         match Flight::begin(op) {
             Ok((flight, next)) => self.go_on(slots, key, flight, next),
             Err(op) => {
                 self.in_pool.set(self.in_pool.get() + 1);
+                self.tally.add(|counters| counters.helper_jobs += 1);
                 self.pool.start(key, op);
             }
         }
@@ -204,16 +224,21 @@ impl UringBackend {
 
     /// Keeps a flight on the ring, or finishes it.
     fn go_on(&self, slots: &Slots, key: OpKey, mut flight: Flight, next: Next) {
+        if matches!(next, Next::HandOver) {
+            self.tally.add(|counters| counters.handed_over += 1);
+        }
         match next {
-            Next::Submit => {
+            Next::Submit | Next::HandOver => {
                 let entry = flight.entry().user_data(key.to_bits());
                 let mut ring = self.ring.borrow_mut();
                 ring.keep(key, flight);
                 ring.push(entry);
             }
             Next::Done(outcome) => {
-                if matches!(flight, Flight::Sync { .. }) {
-                    self.inline.sync_ended(key);
+                match &flight {
+                    Flight::Sync { .. } => self.inline.sync_ended(key),
+                    Flight::Write { file, .. } if !file.is_direct() => self.inline.ring_write_ended(key),
+                    _ => {}
                 }
                 drop(flight);
                 slots.finish(key, outcome);
@@ -250,7 +275,7 @@ impl UringBackend {
         let mut flight = self.ring.borrow_mut().take(key);
         let next = match flight.complete(result) {
             // Nobody waits: what may end here does.
-            Next::Submit if slots.is_abandoned(key) && flight.may_be_cancelled() => {
+            Next::Submit | Next::HandOver if slots.is_abandoned(key) && flight.may_be_cancelled() => {
                 Next::Done(Outcome::of(Err(io::Error::from_raw_os_error(libc::ECANCELED))))
             }
             next => next,
@@ -277,8 +302,17 @@ impl Ring {
             .setup_cqsize(entries.saturating_mul(4))
             .build(entries)?;
         let enter = os::RingEnter::new(ring.as_raw_fd(), ring.params().is_feature_no_iowait());
-        let mut ring =
-            Ring { ring, enter, flights: Vec::new(), backlog: VecDeque::new(), in_kernel: 0, reaped: Vec::new() };
+        let mut ring = Ring {
+            ring,
+            enter,
+            flights: Vec::new(),
+            backlog: VecDeque::new(),
+            in_kernel: 0,
+            reaped: Vec::new(),
+            enters: 0,
+            submissions: 0,
+            completions: 0,
+        };
         // Some containers allow the set-up and forbid the use: find out now.
         ring.push(opcode::Nop::new().build().user_data(NOBODY));
         ring.try_enter(1, Some(Duration::from_secs(1)))?;
@@ -311,6 +345,7 @@ impl Ring {
     /// Puts an entry into the submission queue, or behind it.
     fn push(&mut self, entry: Entry) {
         self.in_kernel += 1;
+        self.submissions += 1;
         if !self.backlog.is_empty() || !self.push_now(&entry) {
             self.backlog.push_back(entry);
         }
@@ -361,6 +396,7 @@ impl Ring {
 
     fn try_enter(&mut self, min_complete: u32, time_limit: Option<Duration>) -> io::Result<()> {
         let to_submit = self.ring.submission().len() as u32;
+        self.enters += 1;
         let entered = self.enter.enter(to_submit, min_complete, time_limit);
         while let Some(entry) = self.backlog.pop_front() {
             if !self.push_now(&entry) {
@@ -382,6 +418,7 @@ impl Ring {
     fn reap(&mut self) -> Vec<(u64, i32, u32)> {
         let mut results = std::mem::take(&mut self.reaped);
         for completion in self.ring.completion() {
+            self.completions += 1;
             results.push((completion.user_data(), completion.result(), completion.flags()));
         }
         self.in_kernel -= results.iter().filter(|(_, _, flags)| !cqueue::more(*flags)).count();

@@ -207,6 +207,77 @@ fn lengths_and_blocks() {
     });
 }
 
+/// `count` blocks of 4,096 bytes for a direct file, each with another byte.
+fn aligned(count: usize) -> Lease {
+    let mut buffer = Buffer::aligned(count * 4096);
+    (0..count * 4096).for_each(|at| buffer.extend_from_slice(&[(at / 4096) as u8 + 1]));
+    buffer.freeze()
+}
+
+#[test]
+fn zeros_are_written_over_what_was_there_and_behind_the_end() {
+    on_every_backend("zeros", async |io, directory| {
+        let file = create(io, directory, "a").await;
+        io.write(&file, 0, vec![Lease::from_vec(vec![7; 10_000])]).await.unwrap();
+        io.write_zeros(&file, 100, 5000).await.unwrap();
+        io.write_zeros(&file, 9000, 0).await.unwrap();
+        let expected = [vec![7; 100], vec![0; 5000], vec![7; 4900]].concat();
+        assert!(*io.read_lease(&file, 0, 20_000).await.unwrap() == *expected);
+        let len = (3 << 20) + 1000;
+        io.write_zeros(&file, 9000, len).await.unwrap();
+        assert_eq!(io.len(&file).await.unwrap(), 9000 + len);
+        let read = io.read_lease(&file, 9000, 4 << 20).await.unwrap();
+        assert_eq!((read.len() as u64, read.iter().any(|byte| *byte != 0)), (len, false));
+    });
+}
+
+#[test]
+fn what_a_probe_finds_holds() {
+    on_every_backend("probe", async |io, directory| {
+        let traits = io.probe_disk(directory).await.unwrap();
+        assert!(io.read_dir(directory).await.unwrap().is_empty(), "nothing is left behind");
+        let direct = OpenOptions::create_new().direct();
+        if !traits.direct {
+            return println!("NOT RUN on {}: {}", io.backend_name(), traits.reason);
+        }
+        let file = io.open(&directory.join("direct"), direct).await.unwrap();
+        io.write_zeros(&file, 0, 64 << 10).await.unwrap();
+        let block = aligned(2);
+        io.write(&file, 4096, vec![block.clone()]).await.unwrap();
+        io.sync_data(&file).await.unwrap();
+        let (count, read) = io.read(&file, 0, Buffer::aligned(16 << 10), 16 << 10).await;
+        assert_eq!(count.unwrap(), 16 << 10);
+        assert!(read[..4096].iter().all(|byte| *byte == 0) && read[4096..12_288] == *block);
+        assert!(io.write(&file, 100, vec![block]).await.is_err(), "only whole blocks");
+    });
+}
+
+#[test]
+fn an_overwrite_in_place_is_handed_to_no_thread_and_an_extension_is() {
+    on_every_backend("punts", async |io, directory| {
+        let traits = io.probe_disk(directory).await.unwrap();
+        if !traits.one_flush_for_all || io.backend_name() != "uring" {
+            return println!("NOT RUN on {}: {}", io.backend_name(), traits.reason);
+        }
+        let file = io.open(&directory.join("a"), OpenOptions::create_new().direct()).await.unwrap();
+        io.write_zeros(&file, 0, 1 << 20).await.unwrap();
+        io.sync_all(&file).await.unwrap();
+        let before = io.counters();
+        for at in 0..64 {
+            io.write(&file, at * 8192, vec![aligned(2)]).await.unwrap();
+        }
+        let done = io.counters().since(&before);
+        // A device whose queue is full of others' requests refuses too, now and then.
+        assert!(done.handed_over < 8 && done.inline_writes == 0 && done.flushes == 0, "{done:?}");
+        let in_place = done.handed_over;
+        assert!(done.submissions >= 64 && done.completions >= 64 && done.enters < 4 * 64, "{done:?}");
+        io.write(&file, 1 << 20, vec![aligned(1)]).await.unwrap();
+        io.sync_data(&file).await.unwrap();
+        let done = io.counters().since(&before);
+        assert_eq!((done.handed_over > in_place, done.flushes), (true, 1), "{done:?}");
+    });
+}
+
 #[test]
 fn opening_says_what_it_may_do() {
     on_every_file_backend("opening", async |io, directory| {

@@ -9,6 +9,7 @@ use super::{PIECES_PER_CALL_MAX, checked, checked_len};
 use crate::buffer::{Buffer, Lease};
 use crate::file::{Access, DirEntry, EntryKind, File, FileKind, Metadata, OpenOptions};
 use crate::op::{SyncKind, Value};
+use crate::zeros::Zeros;
 
 /// What is left of a vectored write: the pieces, and the pointers to them that the kernel gets.
 pub(crate) struct Vectored {
@@ -73,7 +74,11 @@ pub(crate) fn open(path: &Path, options: OpenOptions) -> io::Result<Value> {
         open.custom_flags(libc::O_DIRECT);
     }
     let file = open.open(path)?;
-    let access = if options.direct { Access::Direct } else { Access::Cached };
+    let access = match options.direct {
+        true => Access::Direct,
+        false if options.write && super::is_remote(super::file_system_magic_of(&file)?) => Access::Remote,
+        false => Access::Cached,
+    };
     Ok(Value::File(File::with_access(path.to_owned(), FileKind::Os(file.into()), access)))
 }
 
@@ -133,6 +138,7 @@ pub(crate) fn write_inline(file: &File, position: u64, vectored: &mut Vectored) 
     let result = unsafe { libc::pwritev2(file.descriptor(), first, count, offset, libc::RWF_NOWAIT) };
     match checked_len(result) {
         Ok(count) => {
+            file.ring_writes_inline();
             vectored.written(count);
             Ok(count)
         }
@@ -198,6 +204,31 @@ pub(crate) fn allocate(file: RawFd, position: u64, len: u64) -> io::Result<()> {
 pub(crate) fn advise_huge_pages(start: std::ptr::NonNull<u8>, len: usize) {
     // SAFETY: the range is memory of the caller; the advice changes no byte of it.
     unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+}
+
+/// FALLOC_FL_WRITE_ZEROES: zeros in blocks that count as written, without writing them.
+pub(crate) const WRITE_ZEROES: libc::c_int = 0x80;
+
+/// Makes a range zeros, by whatever means there are.
+pub(crate) fn write_zeros(file: RawFd, position: u64, len: u64) -> io::Result<()> {
+    let (offset, bytes) = (position as libc::off_t, len as libc::off_t);
+    // SAFETY: no memory is involved.
+    match checked(unsafe { libc::fallocate(file, WRITE_ZEROES, offset, bytes) }) {
+        Ok(_) => return Ok(()),
+        Err(error) if super::is_not_supported(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let mut zeros = Zeros::new(position, len);
+    while zeros.left() > 0 {
+        let at = zeros.position();
+        match write_once(file, at, zeros.pieces()) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => zeros.written(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// What is known of an open file.

@@ -33,6 +33,20 @@ pub(crate) fn file_system_magic(path: &Path) -> io::Result<u32> {
     Ok(answer.f_type as u32)
 }
 
+/// The same of an open file.
+pub(crate) fn file_system_magic_of(file: &File) -> io::Result<u32> {
+    // SAFETY: plain numbers; all zeros is a valid value.
+    let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `answer` is valid during the call.
+    checked(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut answer) })?;
+    Ok(answer.f_type as u32)
+}
+
+/// Whether another process or machine answers for the files: FUSE, NFS, SMB, Ceph, 9p.
+pub(crate) fn is_remote(magic: u32) -> bool {
+    matches!(magic, 0x6573_5546 | 0x6969 | 0xff53_4d42 | 0xfe53_4d42 | 0x517b | 0x00c3_6400 | 0x0102_1997)
+}
+
 /// Makes the file's bytes go through the page cache from now on.
 pub(crate) fn end_direct(file: &File) -> io::Result<()> {
     // SAFETY: no memory is involved.

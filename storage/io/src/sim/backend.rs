@@ -9,6 +9,7 @@ use std::rc::{Rc, Weak};
 use super::Inner;
 use super::network::HostId;
 use super::world::{CoreId, World};
+use crate::counters::{Counters, Tally};
 use crate::io::Wait;
 use crate::op::{Op, OpKey, Outcome, Slots, Value};
 use crate::probe::DiskTraits;
@@ -22,10 +23,19 @@ pub(crate) struct SimBackend {
     pub(super) simulator: Weak<Inner>,
     pub(super) core: CoreId,
     pub(super) host: HostId,
+    pub(super) tally: Tally,
 }
 
 impl SimBackend {
+    pub(crate) fn counters(&self) -> Counters {
+        self.tally.read()
+    }
+
     pub(crate) fn start(&self, slots: &Slots, key: OpKey, op: Op) {
+        self.tally.add(|counters| {
+            counters.submissions += 1;
+            counters.flushes += u64::from(matches!(op, Op::Sync { .. }));
+        });
         if let Op::Run { function } = op {
             // Outside of the world's borrow: the function is the caller's.
             function();

@@ -93,6 +93,11 @@ pub(super) fn check_alignment(file: &SimFile, position: u64, pieces: &[Lease]) -
     if !file.direct || direct_ok { Ok(()) } else { Err(Errno(libc::EINVAL)) }
 }
 
+/// Whether a position or a length is a multiple of the block.
+pub(super) fn is_aligned(number: u64) -> bool {
+    number.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT as u64)
+}
+
 /// The same of a read: its position, its length, and the place in the buffer.
 pub(super) fn is_aligned_read(file: &SimFile, position: u64, buffer: &Buffer, len: usize) -> bool {
     let aligned = |number: usize| number.is_multiple_of(crate::buffer::DIRECT_ALIGNMENT);

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use super::disk::{Disk, FaultModel};
 use super::handles::{
-    Letter, Mail, SimFile, SimListener, SimSocket, check_alignment, is_aligned_read, joined, kind, os_error, sim_file,
-    sim_listener, sim_socket,
+    Letter, Mail, SimFile, SimListener, SimSocket, check_alignment, is_aligned, is_aligned_read, joined, kind,
+    os_error, sim_file, sim_listener, sim_socket,
 };
 use super::network::{EndpointId, HostId, Network, NetworkReply, Output, Packet, Ticket};
 use super::random::{Random, mix};
@@ -28,6 +28,9 @@ use crate::socket::{ListenOptions, Listener, ListenerKind, Socket, SocketKind};
 
 /// 2026-01-01T00:00:00Z, in milliseconds: when every simulated wall clock starts.
 const WALL_CLOCK_START_MS: i64 = 1_767_225_600_000;
+
+/// Bytes of zeros that are written at once.
+const ZEROS_AT_ONCE_MAX: u64 = 64 << 10;
 
 /// A core of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +92,12 @@ enum Stage {
         file: Inode,
         position: u64,
         rest: Rc<[u8]>,
+        access: Access,
+    },
+    Zeros {
+        file: Inode,
+        position: u64,
+        left: u64,
         access: Access,
     },
     SendFile {
@@ -438,6 +447,16 @@ impl World {
                 let request = Request::Allocate { file: inode, position, length: len, extend: true };
                 Ok(Prepared { request, stage: Stage::Unit, held: Held::File(file) })
             }
+            Op::WriteZeros { file, position, len } => {
+                let inode = self.writable_file(host, &file)?;
+                let access = sim_file(&file).access();
+                if access == Access::Direct && !(is_aligned(position) && is_aligned(len)) {
+                    return Err(Errno(libc::EINVAL).into());
+                }
+                let request = write_of_zeros(inode, position, len, access);
+                let stage = Stage::Zeros { file: inode, position, left: len, access };
+                Ok(Prepared { request, stage, held: Held::File(file) })
+            }
             Op::SendFile { socket, file, position, len } => {
                 let inode = self.open_file(host, &file)?;
                 let request = Request::Read { file: inode, position, length: len };
@@ -524,6 +543,14 @@ impl World {
                 self.waiting.insert(ticket, waiting);
                 return self.issue(host, ticket, request);
             }
+            (Stage::Zeros { file, position, left, access }, Ok(Reply::Written(count))) if (*count as u64) < *left => {
+                *position += *count as u64;
+                *left -= *count as u64;
+                let request = write_of_zeros(*file, *position, *left, *access);
+                let host = waiting.host;
+                self.waiting.insert(ticket, waiting);
+                return self.issue(host, ticket, request);
+            }
             (Stage::SendFile { endpoint, length }, Ok(Reply::Bytes(bytes))) if bytes.len() == *length => {
                 let endpoint = *endpoint;
                 waiting.stage = Stage::Unit;
@@ -568,7 +595,9 @@ impl World {
             (Stage::Metadata, Ok(Reply::Stat { is_directory, len, modified_ms })) => {
                 Ok(Value::Metadata(Metadata { len, kind: kind(is_directory), modified_ms }))
             }
-            (Stage::Write { .. }, Ok(Reply::Written(_))) | (Stage::Unit, Ok(Reply::Done)) => Ok(Value::Unit),
+            (Stage::Write { .. } | Stage::Zeros { .. }, Ok(Reply::Written(_))) | (Stage::Unit, Ok(Reply::Done)) => {
+                Ok(Value::Unit)
+            }
             (_, Ok(other)) => unreachable!("the disk answers what it was asked, not {other:?}"),
         };
         Outcome::of(result)
@@ -649,6 +678,12 @@ impl World {
         self.agenda.insert((time, self.agenda_next), due);
         self.agenda_next += 1;
     }
+}
+
+/// As much of a write of zeros as is done at once.
+fn write_of_zeros(file: Inode, position: u64, left: u64, access: Access) -> Request {
+    let bytes = vec![0; left.min(ZEROS_AT_ONCE_MAX) as usize].into();
+    Request::Write { file, position, bytes, access }
 }
 
 /// Who starts an operation.
