@@ -57,7 +57,7 @@ impl Space {
             return Growth { allocate: None, zeros: 0, in_place: true };
         }
         let limit = limit.next_multiple_of(BLOCK).max(to);
-        let zeros = if bytes < SMALL_BYTES {
+        let zeros = if bytes < SMALL_BYTES && to > self.touched {
             let step = to.next_power_of_two().clamp(*STEP_BYTES.start(), *STEP_BYTES.end());
             (to + step).min(limit) - to
         } else {
@@ -113,6 +113,14 @@ mod tests {
         assert!(space.growth(1000, 20_480, LIMIT).in_place);
         let next = space.growth(1000, 24_576, LIMIT);
         assert_eq!(next, Growth { allocate: Some((20_480, 24_576 + 32_768)), zeros: 32_768, in_place: false });
+    }
+
+    #[test]
+    fn a_step_is_taken_once_even_where_nobody_flushes() {
+        let mut space = space();
+        space.allocated(20_480);
+        space.touch(20_480);
+        assert_eq!(space.growth(1000, 8192, LIMIT), Growth { allocate: None, zeros: 0, in_place: false });
     }
 
     #[test]

@@ -19,10 +19,9 @@ pub(crate) const BLOCK: u64 = DIRECT_ALIGNMENT as u64;
 
 /// The first buffer of a log, in bytes: ten thousand logs that get a batch now and then must not take gigabytes.
 const FIRST_BUFFER_BYTES: usize = 8 << 10;
-/// Later ones double up to this size, a huge page.
+/// Later ones double up to this size. Buffers of this size are kept when their bytes are given up: memory that the kernel
+/// has to clear first costs more than the copy into it.
 const BUFFER_BYTES_MAX: usize = 2 << 20;
-/// Buffers that are kept for the next append after their bytes were given up.
-const SPARE_BUFFERS_MAX: usize = 16;
 
 /// The buffers of one log, ascending.
 #[derive(Debug, Default)]
@@ -38,27 +37,38 @@ struct Chunk {
     segment: Offset,
     /// Where the buffer's first byte lies in the segment; a block's boundary.
     base: u64,
-    buffer: AppendBuffer,
+    buffer: Option<AppendBuffer>,
     serial: u64,
-    _charge: Charge,
+    pool: Rc<Pool>,
 }
 
-/// What a chunk takes of its core's bound.
-#[derive(Debug)]
-struct Charge {
-    bytes: usize,
-    total: Rc<Cell<usize>>,
+/// What all chunks of a core take.
+#[derive(Debug, Default)]
+struct Pool {
+    /// Bytes of chunks and of spare buffers.
+    bytes: Cell<usize>,
+    /// Buffers of the largest size that nobody holds.
+    spare: RefCell<Vec<AppendBuffer>>,
 }
 
-impl Drop for Charge {
+impl Drop for Chunk {
     fn drop(&mut self) {
-        self.total.set(self.total.get() - self.bytes);
+        let mut buffer = std::mem::take(&mut self.buffer).expect("a chunk has its buffer until it is dropped");
+        if buffer.capacity() == BUFFER_BYTES_MAX && buffer.clear_if_unshared() {
+            self.pool.spare.borrow_mut().push(buffer);
+        } else {
+            self.pool.bytes.set(self.pool.bytes.get() - buffer.capacity());
+        }
     }
 }
 
 impl Chunk {
+    fn buffer(&self) -> &AppendBuffer {
+        self.buffer.as_ref().expect("a chunk has its buffer until it is dropped")
+    }
+
     fn end(&self) -> u64 {
-        self.base + self.buffer.len() as u64
+        self.base + self.buffer().len() as u64
     }
 
     fn holds(&self, segment: Offset, position: u64) -> bool {
@@ -67,7 +77,7 @@ impl Chunk {
 
     /// A lease of the bytes from `from` up to `to`, both within the chunk.
     fn lease(&self, from: u64, to: u64) -> Lease {
-        self.buffer.lease((from - self.base) as usize..(to - self.base) as usize)
+        self.buffer().lease((from - self.base) as usize..(to - self.base) as usize)
     }
 }
 
@@ -162,18 +172,19 @@ impl Tail {
     }
 
     fn next_buffer_bytes(&self, needed: usize) -> usize {
-        let before = self.chunks.back().map_or(FIRST_BUFFER_BYTES / 2, |chunk| chunk.buffer.capacity());
+        let before = self.chunks.back().map_or(FIRST_BUFFER_BYTES / 2, |chunk| chunk.buffer().capacity());
         (before * 2).max(needed.next_power_of_two()).clamp(FIRST_BUFFER_BYTES, BUFFER_BYTES_MAX)
     }
 
-    /// Gives up the chunk with this serial number. `None` if it is not written yet, else its buffer, if it was here.
-    fn give_up(&mut self, serial: u64) -> Option<Option<AppendBuffer>> {
-        let Some(index) = self.chunks.iter().position(|chunk| chunk.serial == serial) else { return Some(None) };
+    /// Gives up the chunk with this serial number, if it is here. Whether it is gone: what is not written stays.
+    fn give_up(&mut self, serial: u64) -> bool {
+        let Some(index) = self.chunks.iter().position(|chunk| chunk.serial == serial) else { return true };
         let chunk = &self.chunks[index];
-        if self.written.is_none_or(|written| (chunk.segment, chunk.end()) > written) {
-            return None;
+        let is_written = self.written.is_some_and(|written| (chunk.segment, chunk.end()) <= written);
+        if is_written {
+            self.chunks.remove(index);
         }
-        Some(self.chunks.remove(index).map(|chunk| chunk.buffer))
+        is_written
     }
 }
 
@@ -181,34 +192,28 @@ impl Tail {
 #[derive(Debug)]
 pub(crate) struct TailCache {
     bytes_max: Cell<usize>,
-    bytes: Rc<Cell<usize>>,
+    pool: Rc<Pool>,
     /// Chunks in the order in which they were begun.
     order: RefCell<VecDeque<(Weak<RefCell<Tail>>, u64)>>,
-    spare: RefCell<Vec<AppendBuffer>>,
     serial: Cell<u64>,
 }
 
 impl TailCache {
     pub(crate) fn new(bytes_max: usize) -> TailCache {
-        TailCache {
-            bytes_max: Cell::new(bytes_max),
-            bytes: Rc::default(),
-            order: RefCell::default(),
-            spare: RefCell::default(),
-            serial: Cell::new(0),
-        }
+        let bytes_max = Cell::new(bytes_max);
+        TailCache { bytes_max, pool: Rc::default(), order: RefCell::default(), serial: Cell::new(0) }
     }
 
-    /// Bytes that all logs of the core keep.
+    /// Bytes that the core takes for the ends of all its logs.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.get()
+        self.pool.bytes.get()
     }
 
     /// Changes the bound; what is over it goes at once, as far as it is written.
     pub(crate) fn set_bytes_max(&self, bytes_max: usize) {
         self.bytes_max.set(bytes_max);
-        self.make_room(0);
-        self.spare.borrow_mut().clear();
+        self.give_up(bytes_max);
+        self.drop_spare(bytes_max);
     }
 
     /// Appends `bytes` at `position` of `segment`, where `tail` must be ready.
@@ -216,7 +221,9 @@ impl TailCache {
         debug_assert!(tail.borrow().is_ready(segment, position), "what is before it in its block is here");
         while !bytes.is_empty() {
             let count = match tail.borrow_mut().chunks.back_mut() {
-                Some(chunk) if chunk.segment == segment && chunk.end() == position => chunk.buffer.append(bytes),
+                Some(chunk) if chunk.segment == segment && chunk.end() == position => {
+                    chunk.buffer.as_mut().map_or(0, |buffer| buffer.append(bytes))
+                }
                 _ => 0,
             };
             if count == 0 {
@@ -231,43 +238,53 @@ impl TailCache {
     fn begin(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, base: u64, needed: usize) {
         assert!(base.is_multiple_of(BLOCK), "a buffer stands for whole blocks");
         let capacity = tail.borrow().next_buffer_bytes(needed);
-        self.make_room(capacity);
-        let buffer = self.buffer(capacity);
+        let buffer = Some(self.buffer(capacity));
         let serial = self.serial.replace(self.serial.get() + 1);
-        self.bytes.set(self.bytes.get() + capacity);
-        let charge = Charge { bytes: capacity, total: Rc::clone(&self.bytes) };
-        tail.borrow_mut().chunks.push_back(Chunk { segment, base, buffer, serial, _charge: charge });
+        let pool = Rc::clone(&self.pool);
+        tail.borrow_mut().chunks.push_back(Chunk { segment, base, buffer, serial, pool });
         self.order.borrow_mut().push_back((Rc::downgrade(tail), serial));
     }
 
+    /// A buffer within the bound: a spare one, else of a log that had it longest, else new.
     fn buffer(&self, capacity: usize) -> AppendBuffer {
-        let mut spare = self.spare.borrow_mut();
-        let fitting = spare.iter().position(|buffer| buffer.capacity() == capacity);
-        fitting.map_or_else(|| AppendBuffer::with_capacity(capacity), |index| spare.swap_remove(index))
+        let room = self.bytes_max.get().saturating_sub(capacity);
+        if self.bytes() > room && (capacity < BUFFER_BYTES_MAX || self.pool.spare.borrow().is_empty()) {
+            self.give_up(room);
+        }
+        if capacity == BUFFER_BYTES_MAX
+            && let Some(buffer) = self.pool.spare.borrow_mut().pop()
+        {
+            return buffer;
+        }
+        self.drop_spare(room);
+        self.pool.bytes.set(self.bytes() + capacity);
+        AppendBuffer::with_capacity(capacity)
     }
 
-    /// Gives up the oldest chunks until `needed` more bytes fit, as far as they are written.
-    fn make_room(&self, needed: usize) {
+    /// Gives up the oldest chunks that are written until no more than `bytes` are held by logs.
+    fn give_up(&self, bytes: usize) {
         let mut tries = self.order.borrow().len();
-        while self.bytes.get() + needed > self.bytes_max.get() && tries > 0 {
+        while self.bytes() - self.spare_bytes() > bytes && tries > 0 {
             tries -= 1;
             let Some((tail, serial)) = self.order.borrow_mut().pop_front() else { return };
-            let Some(log) = tail.upgrade() else { continue };
-            let given_up = log.borrow_mut().give_up(serial);
-            match given_up {
-                None => self.order.borrow_mut().push_back((tail, serial)),
-                Some(None) => {}
-                Some(Some(buffer)) => self.keep_spare(buffer),
+            let gone = tail.upgrade().is_none_or(|log| log.borrow_mut().give_up(serial));
+            if !gone {
+                self.order.borrow_mut().push_back((tail, serial));
             }
         }
     }
 
-    /// Keeps a buffer for the next chunk, if no reader holds its bytes: fresh memory costs a fault for each page.
-    fn keep_spare(&self, mut buffer: AppendBuffer) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARE_BUFFERS_MAX && buffer.clear_if_unshared() {
-            spare.push(buffer);
+    /// Frees spare buffers until no more than `bytes` are taken in all, or none is left.
+    fn drop_spare(&self, bytes: usize) {
+        while self.bytes() > bytes
+            && let Some(buffer) = self.pool.spare.borrow_mut().pop()
+        {
+            self.pool.bytes.set(self.bytes() - buffer.capacity());
         }
+    }
+
+    fn spare_bytes(&self) -> usize {
+        self.pool.spare.borrow().len() * BUFFER_BYTES_MAX
     }
 }
 
@@ -363,7 +380,21 @@ mod tests {
         let (_, held) = first.borrow().pieces(SEGMENT, 0, FIRST_BUFFER_BYTES as u64);
         fill(&cache, &second, SEGMENT, FIRST_BUFFER_BYTES as u64, FIRST_BUFFER_BYTES);
         assert_eq!(joined(&held), bytes(FIRST_BUFFER_BYTES, 0));
-        assert!(cache.spare.borrow().is_empty());
+    }
+
+    #[test]
+    fn memory_that_nobody_holds_is_filled_again() {
+        let cache = TailCache::new(4 * BUFFER_BYTES_MAX);
+        let tail = tail();
+        let mut addresses = std::collections::BTreeSet::new();
+        for position in (0..100 * BUFFER_BYTES_MAX as u64).step_by(BUFFER_BYTES_MAX / 2) {
+            fill(&cache, &tail, SEGMENT, position, BUFFER_BYTES_MAX / 2);
+            let end = position + BUFFER_BYTES_MAX as u64 / 2;
+            let written = tail.borrow().blocks(SEGMENT, position, end);
+            addresses.insert(written[0].as_ptr() as usize & !(BUFFER_BYTES_MAX - 1));
+            tail.borrow_mut().note_written(SEGMENT, end);
+        }
+        assert!(addresses.len() <= 6, "{} buffers for a cache of four", addresses.len());
     }
 
     #[test]

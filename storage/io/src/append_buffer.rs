@@ -14,8 +14,8 @@ use std::sync::Arc;
 use crate::buffer::{DIRECT_ALIGNMENT, Lease};
 use crate::os;
 
-/// From this size on memory is asked for in huge pages: a fault for each 4 KiB costs more than the copy into it.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// From this size on the memory is faulted in with one call instead of one fault for each page.
+const POPULATE_BYTES: usize = 1 << 20;
 
 /// Block-aligned memory that is filled once, from its start to its end.
 pub struct AppendBuffer {
@@ -109,15 +109,14 @@ impl Block {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        if capacity >= HUGE_PAGE_BYTES {
-            os::advise_huge_pages(start, capacity);
+        if capacity >= POPULATE_BYTES {
+            os::populate(start, capacity);
         }
         Block { start, capacity }
     }
 
     fn layout(capacity: usize) -> Layout {
-        let align = if capacity >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { DIRECT_ALIGNMENT };
-        Layout::from_size_align(capacity, align).expect("a buffer smaller than half the address space")
+        Layout::from_size_align(capacity, DIRECT_ALIGNMENT).expect("a buffer smaller than half the address space")
     }
 
     /// The bytes in `range`.
@@ -175,12 +174,5 @@ mod tests {
         let mut buffer = AppendBuffer::with_capacity(4096);
         buffer.append(b"hello");
         let _ = buffer.lease(0..6);
-    }
-
-    #[test]
-    fn large_buffers_are_huge_page_aligned() {
-        let mut buffer = AppendBuffer::with_capacity(3 << 20);
-        buffer.append(&[1]);
-        assert_eq!(buffer.lease(0..1).as_ptr() as usize % HUGE_PAGE_BYTES, 0);
     }
 }

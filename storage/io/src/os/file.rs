@@ -200,10 +200,11 @@ pub(crate) fn allocate(file: RawFd, position: u64, len: u64) -> io::Result<()> {
     checked(unsafe { libc::fallocate(file, 0, position, len) }).map(drop)
 }
 
-/// Asks for huge pages behind `len` bytes of memory from `start`; a kernel that has none gives ordinary ones.
-pub(crate) fn advise_huge_pages(start: std::ptr::NonNull<u8>, len: usize) {
-    // SAFETY: the range is memory of the caller; the advice changes no byte of it.
-    unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+/// Faults in the `len` bytes of memory from `start`, a page's boundary; where the kernel cannot (before 5.14), the first
+/// touch does.
+pub(crate) fn populate(start: std::ptr::NonNull<u8>, len: usize) {
+    // SAFETY: the range is memory of the caller; faulting it in changes no byte of it.
+    unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_POPULATE_WRITE) };
 }
 
 /// FALLOC_FL_WRITE_ZEROES: zeros in blocks that count as written, without writing them.
