@@ -37,6 +37,8 @@ pub(crate) enum Device {
     Direct {
         /// One flush of any file makes durable what was written in place to all of them.
         one_flush_for_all: bool,
+        /// What was written in place is durable without a flush.
+        write_through: bool,
     },
 }
 
@@ -46,7 +48,8 @@ impl Device {
     /// # Errors
     /// `direct` was asked for and cannot be.
     pub(crate) fn choose(choice: DeviceChoice, traits: &DiskTraits) -> Result<Device, Error> {
-        let direct = Device::Direct { one_flush_for_all: traits.one_flush_for_all };
+        let (one_flush_for_all, write_through) = (traits.one_flush_for_all, traits.write_through);
+        let direct = Device::Direct { one_flush_for_all, write_through };
         match choice {
             DeviceChoice::Buffered => Ok(Device::Buffered),
             DeviceChoice::Auto if !traits.direct => Ok(Device::Buffered),
@@ -66,7 +69,12 @@ impl Device {
 
     /// Whether one flush may stand for those of several logs.
     pub(crate) fn shares_flushes(self) -> bool {
-        matches!(self, Device::Direct { one_flush_for_all: true })
+        matches!(self, Device::Direct { one_flush_for_all: true, .. })
+    }
+
+    /// Whether a completed write in place needs no flush at all: the device has no cache to lose.
+    pub(crate) fn is_write_through(self) -> bool {
+        matches!(self, Device::Direct { one_flush_for_all: true, write_through: true })
     }
 
     /// How files of segments are opened for writing.
@@ -74,13 +82,18 @@ impl Device {
         if self.is_direct() { options.direct() } else { options }
     }
 
-    /// Makes the file of a new, empty segment; what a crash has left under that name is emptied. Its directory entry is
-    /// durable after the directory is synced.
+    /// Makes the file of a new, empty segment; what a crash has left under that name is replaced. Its directory entry is
+    /// durable after the directory is synced. With `recycled` it is that file, old batches of the same log included: all of
+    /// them have offsets below the new segment's, so none of them continues it (case 41).
     ///
     /// # Errors
     /// No space, too many files, the disk's.
-    pub(crate) async fn prepare(self, io: &Io, path: &Path) -> Result<File, Error> {
-        Ok(io.open(path, self.options(OpenOptions::create().truncate())).await?)
+    pub(crate) async fn prepare(self, io: &Io, path: &Path, recycled: Option<&Path>) -> Result<File, Error> {
+        let Some(recycled) = recycled else {
+            return Ok(io.open(path, self.options(OpenOptions::create().truncate())).await?);
+        };
+        io.rename(recycled, path).await?;
+        Ok(io.open(path, self.options(OpenOptions::read_write())).await?)
     }
 
     /// Writes `pieces`, one after the other, at `position`: on the direct device whole blocks.
@@ -108,12 +121,17 @@ impl Device {
         Ok(io.sync_data(file).await?)
     }
 
-    /// Gives the space of a segment back that nobody needs any more. Readers that have the file open go on reading it.
+    /// Gives the space of a segment back that nobody needs any more: to the file system, or under the name `keep_as` to the
+    /// log's next segment. Readers that have the file open go on reading it; who has it keeps it from being used again.
     ///
     /// # Errors
     /// The disk's; a file that is not there is no error (case 33).
-    pub(crate) async fn recycle(self, io: &Io, path: &Path) -> Result<(), Error> {
-        match io.remove_file(path).await {
+    pub(crate) async fn recycle(self, io: &Io, path: &Path, keep_as: Option<&Path>) -> Result<(), Error> {
+        let gone = match keep_as {
+            Some(name) => io.rename(path, name).await,
+            None => io.remove_file(path).await,
+        };
+        match gone {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }

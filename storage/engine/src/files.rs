@@ -94,17 +94,10 @@ impl FileTable {
         }
     }
 
-    /// Forgets a file that is about to be removed or replaced, however it was opened.
-    pub(crate) fn forget(&self, key: FileKey) {
-        self.forget_one(FileKey { direct: false, ..key });
-        self.forget_one(FileKey { direct: true, ..key });
-    }
-
-    fn forget_one(&self, key: FileKey) {
+    /// Forgets a file that is about to be removed or replaced, however it was opened. Whether somebody still reads it.
+    pub(crate) fn forget(&self, key: FileKey) -> bool {
         let mut table = self.inner.borrow_mut();
-        if let Some((_, used)) = table.files.remove(&key) {
-            table.by_use.remove(&used);
-        }
+        [false, true].map(|direct| table.take(FileKey { direct, ..key })).iter().flatten().any(File::is_shared)
     }
 
     /// Forgets all files of a log.
@@ -129,6 +122,12 @@ impl FileTable {
 }
 
 impl Table {
+    fn take(&mut self, key: FileKey) -> Option<File> {
+        let (file, used) = self.files.remove(&key)?;
+        self.by_use.remove(&used);
+        Some(file)
+    }
+
     fn next_turn(&mut self) -> u64 {
         self.turn += 1;
         self.turn

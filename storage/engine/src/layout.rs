@@ -19,6 +19,8 @@ pub const LOCK_FILE: &str = "heddle.lock";
 pub const CHECKPOINT_PREFIX: &str = "heddle.checkpoint.";
 /// What a file that is being written ends with until it is renamed; removed at start.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
+/// The space of a deleted segment, kept in its log's directory for the next one; removed at start.
+pub const RECYCLED_FILE: &str = "recycled.tmp";
 /// What the directory of a deleted log ends with until it is gone; removed at start.
 pub const DELETED_SUFFIX: &str = ".deleted";
 /// Digits of a base offset in a file name.

@@ -435,14 +435,21 @@ impl LogInner {
     /// A file of a segment, opened if need be.
     ///
     /// # Errors
-    /// Whatever opening it gives.
+    /// Whatever opening it gives; [`Error::Offline`] if retention took the segment meanwhile: its blocks may be the next
+    /// segment's by now.
     pub(crate) async fn open_file(
         &self,
         segment: Offset,
         file: SegmentFile,
         options: OpenOptions,
     ) -> Result<File, Error> {
-        self.core.files.open(self.io(), self.file_key(segment, file), &self.path, options).await
+        let key = self.file_key(segment, file);
+        let opened = self.core.files.open(self.io(), key, &self.path, options).await?;
+        if self.state.borrow_mut().segment(segment).is_none() {
+            self.core.files.forget(key);
+            return Err(Error::Offline("the segment was deleted meanwhile".into()));
+        }
+        Ok(opened)
     }
 
     pub(crate) fn file_key(&self, segment: Offset, file: SegmentFile) -> FileKey {

@@ -69,6 +69,12 @@ impl Log {
     /// # Errors
     /// [`ReadError::OutOfRange`] below the log's start or above its end; [`ReadError::Failed`].
     pub async fn read(&self, from: Offset, limit: ReadLimit) -> Result<ReadOut, ReadError> {
+        let read = self.read_batches(from, limit).await;
+        // Whatever went wrong: what retention took meanwhile is out of range.
+        read.or_else(|error| self.inner.check_range(from, limit.end).and(Err(error)))
+    }
+
+    async fn read_batches(&self, from: Offset, limit: ReadLimit) -> Result<ReadOut, ReadError> {
         let log = &self.inner;
         let end = log.check_range(from, limit.end)?;
         let mut out = ReadOut { start_offset: from, next_offset: from, ..ReadOut::default() };

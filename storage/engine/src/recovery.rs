@@ -87,7 +87,7 @@ pub(crate) async fn reopen(core: &Core, name: &LogName, path: &Path, flushed: &L
 /// power cut: without it, a later segment whose name survived would become the start of the log.
 async fn create(core: &Core, path: &Path) -> Result<LogState, Error> {
     core.io.create_dir_all(path).await?;
-    core.device.prepare(&core.io, &path.join(SegmentFile::Log.name(Offset::ZERO))).await?;
+    core.device.prepare(&core.io, &path.join(SegmentFile::Log.name(Offset::ZERO)), None).await?;
     core.io.sync_dir(path).await?;
     core.io.sync_dir(core.dir.path()).await?;
     let mut state = LogState::empty(Offset::ZERO);
@@ -523,7 +523,7 @@ fn restored(saved: &SegmentSnapshot) -> Segment {
 /// The disk's.
 pub(crate) async fn remove_segment_files(core: &Core, path: &Path, base_offset: Offset) -> Result<(), Error> {
     for kind in SegmentFile::ALL {
-        core.device.recycle(&core.io, &path.join(kind.name(base_offset))).await?;
+        core.device.recycle(&core.io, &path.join(kind.name(base_offset)), None).await?;
     }
     Ok(())
 }

@@ -9,11 +9,15 @@ use heddle_record::{LogStartOffset, Offset, Timestamp};
 
 use crate::engine::Engine;
 use crate::error::{Error, ReadError};
+use crate::layout::{RECYCLED_FILE, SegmentFile};
 use crate::log::{Log, LogInner};
 use crate::recovery::remove_segment_files;
 use crate::segment_index::Indexes;
 use crate::space::Space;
 use crate::state::{Boundary, LogState};
+
+/// Smaller segments are not worth a file that is kept.
+const RECYCLED_BYTES_MIN: u64 = 64 << 10;
 
 impl Engine {
     /// Deletes what retention no longer wants, on all logs of this core.
@@ -142,9 +146,10 @@ impl LogInner {
         let _turn = self.index_turn.acquire(1).await;
         let (gone, closed) = self.state.borrow_mut().take_segments_below_start();
         self.core.dirty_files.set(self.core.dirty_files.get() - closed);
-        for base_offset in gone {
-            for kind in crate::layout::SegmentFile::ALL {
-                self.core.files.forget(self.file_key(base_offset, kind));
+        for (base_offset, size) in gone {
+            let is_read = self.forget_files(base_offset);
+            if !is_read && self.is_worth_keeping(size) {
+                self.keep_for_next(base_offset, size).await?;
             }
             remove_segment_files(&self.core, &self.path, base_offset).await?;
         }
@@ -155,20 +160,38 @@ impl LogInner {
     async fn cut_files(&self, end: Boundary, gone: &[Offset]) -> Result<(), Error> {
         let _turn = self.index_turn.acquire(1).await;
         for base_offset in gone.iter().rev() {
-            for kind in crate::layout::SegmentFile::ALL {
-                self.core.files.forget(self.file_key(*base_offset, kind));
-            }
+            self.forget_files(*base_offset);
             remove_segment_files(&self.core, &self.path, *base_offset).await?;
         }
         self.io().sync_dir(&self.path).await?;
         let file =
-            self.open_file(end.segment, crate::layout::SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
+            self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
         self.core.device.truncate(self.io(), &file, end.position).await?;
         self.state.borrow_mut().space = Some(Space::of_file(end.segment, end.position, end.position));
         self.rebuild_index_locked(end.segment).await
     }
 
     /// Reads again which producers wrote what is left of the log.
+    /// Forgets the open files of a segment. Whether somebody still reads its batches.
+    fn forget_files(&self, base_offset: Offset) -> bool {
+        let [log, index, times] = SegmentFile::ALL.map(|kind| self.core.files.forget(self.file_key(base_offset, kind)));
+        log | index | times
+    }
+
+    /// Whether the blocks of a segment that goes are kept for the next one.
+    fn is_worth_keeping(&self, size: u64) -> bool {
+        let state = self.state.borrow();
+        self.core.device.is_direct() && state.recycled.is_none() && size >= RECYCLED_BYTES_MIN && state.offline.is_none()
+    }
+
+    /// Keeps the blocks of a segment that goes for the next one of this log, where every offset in them lies below it.
+    async fn keep_for_next(&self, base_offset: Offset, size: u64) -> Result<(), Error> {
+        let file = self.path.join(SegmentFile::Log.name(base_offset));
+        self.core.device.recycle(self.io(), &file, Some(&self.path.join(RECYCLED_FILE))).await?;
+        self.state.borrow_mut().recycled = Some(size);
+        Ok(())
+    }
+
     async fn reread_producers(&self) -> Result<(), Error> {
         let segments: Vec<Offset> = self.state.borrow().segments.iter().map(|segment| segment.base_offset).collect();
         let now = Timestamp::new(self.io().wall_clock());
@@ -286,13 +309,14 @@ impl LogState {
     }
 
     /// Takes away the segments wholly below the log's start. Returns them, and how many files were held open.
-    fn take_segments_below_start(&mut self) -> (Vec<Offset>, usize) {
+    fn take_segments_below_start(&mut self) -> (Vec<(Offset, u64)>, usize) {
         // The flushed end's segment stays: the recovery point lies in it.
         let limit = self.log_start.min(self.recovery_point.segment);
         let count = self.segments.windows(2).take_while(|pair| pair[1].base_offset <= limit).count();
-        let gone: Vec<Offset> = self.segments.drain(..count).map(|segment| segment.base_offset).collect();
+        let gone: Vec<(Offset, u64)> =
+            self.segments.drain(..count).map(|segment| (segment.base_offset, segment.size)).collect();
         let before = self.dirty.len();
-        self.dirty.retain(|dirty| !gone.contains(&dirty.segment));
+        self.dirty.retain(|dirty| gone.iter().all(|(base_offset, _)| *base_offset != dirty.segment));
         (gone, before - self.dirty.len())
     }
 

@@ -13,7 +13,7 @@ use heddle_record::{Offset, Timestamp};
 use crate::config::{LogConfig, PlantedBug};
 use crate::error::Error;
 use crate::index::{IndexBuilder, OFFSET_ENTRY_LEN, TimeEntry};
-use crate::layout::SegmentFile;
+use crate::layout::{RECYCLED_FILE, SegmentFile};
 use crate::log::LogInner;
 use crate::space::Space;
 use crate::state::{Boundary, DirtyFile, LogState, QueuedBatch};
@@ -214,11 +214,19 @@ impl LogInner {
     /// No space, too many files, the disk's.
     pub(crate) async fn create_segment(&self, segment: Offset) -> Result<File, Error> {
         let key = self.write_key(segment);
-        let file = self.core.device.prepare(self.io(), &key.path(&self.path)).await?;
+        let recycled = self.state.borrow_mut().recycled.take();
+        let from = recycled.map(|_| self.path.join(RECYCLED_FILE));
+        let file = self.core.device.prepare(self.io(), &key.path(&self.path), from.as_deref()).await?;
         self.core.files.insert(key, file.clone());
-        if let Some(segment) = self.state.borrow_mut().segment(segment) {
+        let mut state = self.state.borrow_mut();
+        if let Some(len) = recycled {
+            // Every block was written and flushed when it belonged to a segment that is gone.
+            state.space = Some(Space::of_file(segment, len, len));
+        }
+        if let Some(segment) = state.segment(segment) {
             segment.on_disk = true;
         }
+        drop(state);
         Ok(file)
     }
 

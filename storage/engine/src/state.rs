@@ -114,6 +114,8 @@ pub(crate) struct LogState {
     pub(crate) tail: Rc<RefCell<Tail>>,
     /// The blocks of the segment that is written, on the direct device.
     pub(crate) space: Option<Space>,
+    /// Bytes of a deleted segment's file that waits to become the next one's.
+    pub(crate) recycled: Option<u64>,
     /// Counts truncations: a flush that was issued before one says nothing about what came after it (case 20).
     pub(crate) truncations: u64,
     pub(crate) written_waiters: AckQueue,
@@ -152,6 +154,7 @@ impl LogState {
             dirty: Vec::new(),
             tail: Rc::default(),
             space: None,
+            recycled: None,
             truncations: 0,
             written_waiters: AckQueue::default(),
             flushed_waiters: AckQueue::default(),

@@ -108,6 +108,11 @@ impl File {
         &self.inner.path
     }
 
+    /// Whether anybody else holds this file open: a clone, or an operation in flight.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
     pub(crate) fn kind(&self) -> &FileKind {
         &self.inner.kind
     }

@@ -175,3 +175,49 @@ fn a_cut_keeps_what_producers_wrote_before_it() {
         assert_eq!(log.latest_epoch(), Some(LeaderEpoch::new(0)));
     });
 }
+
+#[test]
+fn a_segments_space_is_used_again_and_its_old_batches_never_come_back() {
+    run(|io| async move {
+        let config = LogConfig { segment_bytes: 128 << 10, retention_age: None, ..LogConfig::default() };
+        for checkpoint_survives in [true, false] {
+            let home = home();
+            let recycled = |expected: bool| {
+                let kept = !files(home.path(), &name("orders", 0), "recycled.tmp").is_empty();
+                assert_eq!(kept, expected && crate::DEVICE == heddle_engine::DeviceChoice::Direct);
+            };
+            {
+                let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+                let log = engine.open_log(name("orders", 0), config.clone()).await.unwrap();
+                for _ in 0..10 {
+                    commit(&log, batch(1, 30_000)).await;
+                }
+                // A reader keeps the first file from being used again; the second is free.
+                let reader = log.read(offset(0), EVERYTHING).await.unwrap();
+                engine.delete_records_before(&log, offset(9)).await.unwrap();
+                recycled(true);
+                assert!(reader.bytes > 0);
+                drop(reader);
+                for _ in 0..4 {
+                    commit(&log, batch(1, 30_000)).await;
+                }
+                recycled(false);
+                commit(&log, batch(1, 10)).await;
+                assert_eq!(read_all(&io, &log).await, (9..15).map(|offset| (offset, offset)).collect::<Vec<_>>());
+            }
+            // Killed: behind the end of the last segment lie whole, sound batches of the first life of its blocks (case 41).
+            if !checkpoint_survives {
+                std::fs::remove_file(home.path().join("heddle.checkpoint.0")).unwrap();
+            }
+            for life in 0..3 {
+                let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+                let log = engine.open_log(name("orders", 0), config.clone()).await.unwrap();
+                let start = log.offsets().log_start.get();
+                assert!(start == 9 || (!checkpoint_survives && start <= 9), "{start}");
+                let expected: Vec<_> = (start..15 + life).map(|offset| (offset, offset)).collect();
+                assert_eq!(read_all(&io, &log).await, expected);
+                commit(&log, batch(1, 10)).await;
+            }
+        }
+    });
+}
