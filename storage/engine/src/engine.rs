@@ -73,6 +73,10 @@ pub(crate) struct Core {
 
 /// How long a log that met a full disk stays offline before it is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// How often the machine's free memory is looked at while the ends of logs take any.
+const MEMORY_PAUSE: Duration = Duration::from_secs(5);
+/// Below this part of the machine's memory the ends of logs give some back, and above twice as much they may grow again.
+const MEMORY_LOW_SHARE: u64 = 16;
 /// The longest that the upkeep sleeps, which bounds how long a new deadline can be missed.
 const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -185,6 +189,7 @@ impl Engine {
         let mut checkpoint_at = io.now() + config.checkpoint_interval;
         let mut retention_at = io.now() + config.retention_check_interval;
         let mut full_at = io.now();
+        let mut memory_at = io.now() + MEMORY_PAUSE;
         loop {
             let wake = self.inner.core.upkeep.wait();
             let now = io.now();
@@ -204,9 +209,21 @@ impl Engine {
                 self.reopen_full_logs().await;
                 full_at = io.now() + FULL_PAUSE;
             }
+            if self.inner.core.tails.bytes() == 0 {
+                memory_at = now + UPKEEP_SLEEP_MAX;
+            } else if now >= memory_at {
+                self.inner.core.tails.sweep_small();
+                self.inner.core.mind_memory();
+                memory_at = io.now() + MEMORY_PAUSE;
+            } else {
+                memory_at = memory_at.min(now + MEMORY_PAUSE);
+            }
             let full_at = if self.inner.core.has_full_logs() { full_at } else { now + UPKEEP_SLEEP_MAX };
-            let sleep_until =
-                checkpoint_at.min(retention_at).min(full_at).min(flush_at.unwrap_or(now + UPKEEP_SLEEP_MAX));
+            let sleep_until = checkpoint_at
+                .min(retention_at)
+                .min(full_at)
+                .min(memory_at)
+                .min(flush_at.unwrap_or(now + UPKEEP_SLEEP_MAX));
             let now = io.now();
             let pause = if sleep_until > now { sleep_until - now } else { Duration::ZERO };
             // Woken or time is up: either way everything is looked at again.
@@ -366,6 +383,24 @@ impl Core {
 
     fn take_full(&self) -> BTreeSet<LogId> {
         std::mem::take(&mut self.full.borrow_mut())
+    }
+
+    /// Gives memory of the ends of logs back where the machine runs short of it.
+    fn mind_memory(&self) {
+        let Some(memory) = self.io.memory() else { return };
+        let low = memory.total / MEMORY_LOW_SHARE;
+        if memory.available < low {
+            let short = usize::try_from(2 * low - memory.available).unwrap_or(usize::MAX) / self.config.cores;
+            let bytes = self.tails.bytes().saturating_sub(short);
+            tracing::info!(
+                available = memory.available,
+                keeps = bytes,
+                "memory runs short: the ends of logs give some back"
+            );
+            self.tails.set_bytes_max(bytes);
+        } else if memory.available > 2 * low {
+            self.tails.set_bytes_max(self.config.tail_bytes_max);
+        }
     }
 
     fn checkpoint_is_due(&self) -> bool {

@@ -260,7 +260,8 @@ impl LogState {
         }
         let covers = self.written;
         let needs_own = |dirty: &&DirtyFile| {
-            dirty.segment <= covers.segment && (!device.shares_flushes() || dirty.unsettled_to > self.flushed_in(dirty.segment))
+            dirty.segment <= covers.segment
+                && (!device.shares_flushes() || dirty.unsettled_to > self.flushed_in(dirty.segment))
         };
         let own = self.dirty.iter().filter(needs_own);
         let settles = self.space.filter(|space| own.clone().any(|dirty| dirty.segment == space.segment));

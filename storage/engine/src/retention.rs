@@ -164,8 +164,7 @@ impl LogInner {
             remove_segment_files(&self.core, &self.path, *base_offset).await?;
         }
         self.io().sync_dir(&self.path).await?;
-        let file =
-            self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
+        let file = self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
         self.core.device.truncate(self.io(), &file, end.position).await?;
         self.state.borrow_mut().space = Some(Space::of_file(end.segment, end.position, end.position));
         self.rebuild_index_locked(end.segment).await
@@ -181,7 +180,10 @@ impl LogInner {
     /// Whether the blocks of a segment that goes are kept for the next one.
     fn is_worth_keeping(&self, size: u64) -> bool {
         let state = self.state.borrow();
-        self.core.device.is_direct() && state.recycled.is_none() && size >= RECYCLED_BYTES_MIN && state.offline.is_none()
+        self.core.device.is_direct()
+            && state.recycled.is_none()
+            && size >= RECYCLED_BYTES_MIN
+            && state.offline.is_none()
     }
 
     /// Keeps the blocks of a segment that goes for the next one of this log, where every offset in them lies below it.

@@ -73,9 +73,10 @@ impl HeaderScan {
         let known = (self.bytes_at + self.bytes.len() as u64).saturating_sub(self.position);
         if known < HEADER_LEN as u64 {
             let len = HEADER_READ_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
-            let in_memory = self.tail.as_ref().and_then(|(tail, segment)| {
-                tail.borrow().peek(*segment, self.position, HEADER_LEN.min(len), len)
-            });
+            let in_memory = self
+                .tail
+                .as_ref()
+                .and_then(|(tail, segment)| tail.borrow().peek(*segment, self.position, HEADER_LEN.min(len), len));
             self.bytes = match in_memory {
                 Some(bytes) => bytes,
                 None => io.read_lease(&self.file, self.position, len).await?,

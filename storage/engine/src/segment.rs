@@ -167,7 +167,8 @@ impl LogInner {
 
     /// The segment's file, made if this is its first write, and held open until what is written to it is flushed.
     async fn file_to_write(&self, segment: Offset) -> Result<File, Error> {
-        let held = self.state.borrow().dirty.iter().find(|dirty| dirty.segment == segment).map(|dirty| dirty.file.clone());
+        let held =
+            self.state.borrow().dirty.iter().find(|dirty| dirty.segment == segment).map(|dirty| dirty.file.clone());
         if let Some(file) = held {
             return Ok(file);
         }
@@ -333,11 +334,8 @@ impl Burst {
     fn add(&mut self, batch: QueuedBatch) {
         assert_eq!(batch.position, self.position + self.bytes as u64, "batches of a write lie side by side");
         self.bytes += batch.len;
-        self.end = Boundary {
-            offset: batch.next_offset,
-            segment: batch.segment,
-            position: batch.position + batch.len as u64,
-        };
+        self.end =
+            Boundary { offset: batch.next_offset, segment: batch.segment, position: batch.position + batch.len as u64 };
         self.max = batch.max;
         if let Some((header, body)) = batch.bytes {
             self.pieces.push(header);

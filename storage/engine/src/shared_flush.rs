@@ -14,8 +14,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Poll;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use heddle_io::{File, Io, RemoteWaker};
 

@@ -23,6 +23,9 @@ const FIRST_BUFFER_BYTES: usize = 8 << 10;
 /// has to clear first costs more than the copy into it.
 const BUFFER_BYTES_MAX: usize = 2 << 20;
 
+/// Buffers up to this size are given up when their log has been idle for a while.
+const SMALL_BUFFER_BYTES: usize = 64 << 10;
+
 /// The buffers of one log, ascending.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
@@ -39,6 +42,8 @@ struct Chunk {
     base: u64,
     buffer: Option<AppendBuffer>,
     serial: u64,
+    /// The sweep before which it was begun.
+    age: u64,
     pool: Rc<Pool>,
 }
 
@@ -196,12 +201,19 @@ pub(crate) struct TailCache {
     /// Chunks in the order in which they were begun.
     order: RefCell<VecDeque<(Weak<RefCell<Tail>>, u64)>>,
     serial: Cell<u64>,
+    sweeps: Cell<u64>,
 }
 
 impl TailCache {
     pub(crate) fn new(bytes_max: usize) -> TailCache {
         let bytes_max = Cell::new(bytes_max);
-        TailCache { bytes_max, pool: Rc::default(), order: RefCell::default(), serial: Cell::new(0) }
+        TailCache {
+            bytes_max,
+            pool: Rc::default(),
+            order: RefCell::default(),
+            serial: Cell::new(0),
+            sweeps: Cell::new(0),
+        }
     }
 
     /// Bytes that the core takes for the ends of all its logs.
@@ -214,6 +226,23 @@ impl TailCache {
         self.bytes_max.set(bytes_max);
         self.give_up(bytes_max);
         self.drop_spare(bytes_max);
+    }
+
+    /// Gives up the small buffers that were begun before the last sweep: ten thousand logs that get a batch now and then
+    /// must not hold memory for it. A log that goes on reads its last block again.
+    pub(crate) fn sweep_small(&self) {
+        let age = self.sweeps.replace(self.sweeps.get() + 1);
+        self.order.borrow_mut().retain(|(tail, serial)| {
+            let Some(log) = tail.upgrade() else { return false };
+            let mut log = log.borrow_mut();
+            let is_old_and_small = |chunk: &Chunk| chunk.age < age && chunk.buffer().capacity() <= SMALL_BUFFER_BYTES;
+            let found = log.chunks.iter().find(|chunk| chunk.serial == *serial);
+            match found.map(is_old_and_small) {
+                None => false,
+                Some(true) => !log.give_up(*serial),
+                Some(false) => true,
+            }
+        });
     }
 
     /// Appends `bytes` at `position` of `segment`, where `tail` must be ready.
@@ -241,7 +270,7 @@ impl TailCache {
         let buffer = Some(self.buffer(capacity));
         let serial = self.serial.replace(self.serial.get() + 1);
         let pool = Rc::clone(&self.pool);
-        tail.borrow_mut().chunks.push_back(Chunk { segment, base, buffer, serial, pool });
+        tail.borrow_mut().chunks.push_back(Chunk { segment, base, buffer, serial, age: self.sweeps.get(), pool });
         self.order.borrow_mut().push_back((Rc::downgrade(tail), serial));
     }
 
@@ -322,7 +351,11 @@ mod tests {
         assert!(written[10_000..].iter().all(|byte| *byte == 0));
         fill(&cache, &tail, SEGMENT, 10_000, 100);
         assert_eq!(joined(&pieces), written, "an append changes no byte of a write in flight");
-        assert!(pieces.iter().all(|piece| (piece.as_ptr() as u64).is_multiple_of(BLOCK) && piece.len() as u64 % BLOCK == 0));
+        assert!(
+            pieces.iter().all(
+                |piece| (piece.as_ptr() as u64).is_multiple_of(BLOCK) && (piece.len() as u64).is_multiple_of(BLOCK)
+            )
+        );
     }
 
     #[test]
@@ -395,6 +428,23 @@ mod tests {
             tail.borrow_mut().note_written(SEGMENT, end);
         }
         assert!(addresses.len() <= 6, "{} buffers for a cache of four", addresses.len());
+    }
+
+    #[test]
+    fn small_buffers_go_after_two_sweeps_and_large_ones_stay() {
+        let cache = TailCache::new(1 << 30);
+        let (small, large, unwritten) = (tail(), tail(), tail());
+        fill(&cache, &small, SEGMENT, 0, 100);
+        fill(&cache, &large, SEGMENT, 0, 1 << 20);
+        fill(&cache, &unwritten, SEGMENT, 0, 100);
+        small.borrow_mut().note_written(SEGMENT, 100);
+        large.borrow_mut().note_written(SEGMENT, 1 << 20);
+        cache.sweep_small();
+        assert!(!small.borrow().chunks.is_empty(), "it was begun since the sweep before");
+        cache.sweep_small();
+        assert!(small.borrow().chunks.is_empty());
+        assert!(!large.borrow().chunks.is_empty() && !unwritten.borrow().chunks.is_empty());
+        assert_eq!(cache.order.borrow().len(), 2);
     }
 
     #[test]

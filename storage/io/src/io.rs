@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::executor::{self, Panicked, Task, Tasks};
 #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
 use crate::foreign::ForeignBackend;
+use crate::memory::Memory;
 use crate::op::{Op, OpKey, Outcome, Pending, Slots};
 use crate::probe::DiskTraits;
 use crate::sim::SimBackend;
@@ -403,6 +404,15 @@ impl Io {
     /// Milliseconds since 1970-01-01 UTC. May jump when the machine's clock is set.
     pub fn wall_clock(&self) -> i64 {
         self.core.backend.wall_clock()
+    }
+
+    /// The memory that this process may use, and how much of that is free or easily freed; `None` where nobody says, as in
+    /// the simulator. Reads a few small files of the kernel.
+    pub fn memory(&self) -> Option<Memory> {
+        match self.core.backend {
+            BackendImpl::Sim(_) => None,
+            _ => crate::memory::read(),
+        }
     }
 
     /// 64 bits that nobody can foresee; from the seed in the simulator.

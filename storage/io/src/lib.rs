@@ -11,6 +11,7 @@
 //! | `op.rs` | operations in flight and who owns their memory |
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
 //! | `buffer.rs`, `append_buffer.rs` | [`Buffer`] and [`Lease`]; [`AppendBuffer`] |
+//! | `memory.rs` | how much memory there is |
 //! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
@@ -38,6 +39,7 @@ mod glommio;
 mod inline;
 mod inside;
 mod io;
+mod memory;
 mod op;
 mod os;
 mod pool;
@@ -64,6 +66,7 @@ pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
 pub use file::{DirEntry, EntryKind, File, LockError, Metadata, OpenOptions};
 pub use io::{Backend, Io, IoConfig};
+pub use memory::Memory;
 pub use probe::DiskTraits;
 pub use signal::{Signal, Signals};
 pub use socket::{ListenOptions, Listener, Socket};

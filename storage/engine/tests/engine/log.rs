@@ -292,8 +292,7 @@ fn segments_roll_before_the_append_that_would_overflow() {
         for _ in 0..30 {
             commit(&log, batch(1, 300)).await;
         }
-        let sizes: Vec<u64> =
-            files(home.path(), log.name(), ".log").iter().map(|path| batches_len(path)).collect();
+        let sizes: Vec<u64> = files(home.path(), log.name(), ".log").iter().map(|path| batches_len(path)).collect();
         assert!(sizes.len() > 4 && sizes.iter().all(|size| *size <= 2048), "{sizes:?}");
         assert_eq!(read_all(&io, &log).await.len(), 30);
         for from in 0..30 {
