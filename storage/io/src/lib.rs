@@ -16,6 +16,7 @@
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
 //! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
+//! | `rounds.rs` | work that many cores want and one does |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
 //! | `foreign.rs`, `tokio_uring.rs`, `glommio.rs` | backends of files only, on foreign runtimes; behind features |
 //! | `counters.rs` | [`Counters`]: what a core has asked of the kernel |
@@ -45,6 +46,7 @@ mod os;
 mod pool;
 mod probe;
 pub mod ring;
+mod rounds;
 mod send_file;
 mod signal;
 pub mod sim;
@@ -68,6 +70,7 @@ pub use file::{DirEntry, EntryKind, File, LockError, Metadata, OpenOptions};
 pub use io::{Backend, Io, IoConfig};
 pub use memory::Memory;
 pub use probe::DiskTraits;
+pub use rounds::{Failed, Rounds};
 pub use signal::{Signal, Signals};
 pub use socket::{ListenOptions, Listener, Socket};
 pub use timer::{Elapsed, Monotonic};
