@@ -79,8 +79,8 @@ async fn produce(address: String, topic: &str, index: i32, name: String, acked: 
 }
 
 /// One life of the broker under load from three producers, ended by `kill -9`. Gives what was acked, by partition.
-async fn life(data: &Path, cores: &str, topic: &'static str, round: u32) -> Vec<(i32, i64, String)> {
-    let broker = Broker::start(data, &["--cores", cores]);
+async fn life(data: &Path, cores: &str, device: &str, topic: &'static str, round: u32) -> Vec<(i32, i64, String)> {
+    let broker = Broker::start(data, &["--cores", cores, "--set", &format!("log.device={device}")]);
     if round == 0 {
         create(&broker.address, topic, 2).await;
     }
@@ -98,18 +98,35 @@ async fn life(data: &Path, cores: &str, topic: &'static str, round: u32) -> Vec<
     std::mem::take(&mut *acked.lock().expect("no producer panics"))
 }
 
-/// Cases 26, 36 and 41: what was acked survives the process, keeps its offset, and nothing is there twice.
 #[test]
-fn kill_nine_loses_nothing_and_renumbers_nothing() {
-    let data = tempfile::tempdir().expect("a temporary folder");
+fn kill_nine_loses_nothing_and_renumbers_nothing_on_the_direct_device() {
+    kill_nine(&["direct"]);
+}
+
+#[test]
+fn kill_nine_loses_nothing_and_renumbers_nothing_on_the_buffered_device() {
+    kill_nine(&["buffered"]);
+}
+
+#[test]
+fn kill_nine_loses_nothing_and_renumbers_nothing_when_the_device_changes() {
+    kill_nine(&["direct", "buffered", "direct", "auto", "buffered"]);
+}
+
+/// Cases 26, 36 and 41: what was acked survives the process, keeps its offset, and nothing is there twice. Each life has the
+/// next of the devices.
+fn kill_nine(devices: &[&str]) {
+    // `/tmp` is often a file system that takes no O_DIRECT.
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
     let topic = "killed";
     // The number of cores changes from life to life: the layout does not depend on it.
     let cores = ["2", "1", "2", "2"];
     runtime().block_on(async {
-        let rounds = if thorough() { 40 } else { 20 };
+        let rounds = if thorough() { 50 } else { 10 };
         let mut acked: BTreeMap<(i32, i64), String> = BTreeMap::new();
         for round in 0..rounds {
-            let got = life(data.path(), cores[round as usize % cores.len()], topic, round).await;
+            let (cores, device) = (cores[round as usize % cores.len()], devices[round as usize % devices.len()]);
+            let got = life(data.path(), cores, device, topic, round).await;
             for (index, offset, value) in got {
                 let before = acked.insert((index, offset), value.clone());
                 assert_eq!(before, None, "offset {offset} of partition {index} was given out twice: {value}");

@@ -62,8 +62,11 @@ pub struct DataDir {
 struct Shared {
     path: PathBuf,
     identity: Identity,
-    /// Held for its lock; nobody writes to it, so flushing it flushes the device and nothing else.
-    lock: File,
+    /// Held for its lock.
+    _lock: File,
+    /// A file that nobody writes to: flushing it flushes the device and nothing else. Not the lock, which a flush in flight
+    /// would hold beyond the process' death.
+    anchor: File,
     /// How logs are kept here, and why: every core must do the same.
     device: OnceLock<Device>,
     device_flush: DeviceFlush,
@@ -95,10 +98,12 @@ impl DataDir {
             }
             None => create_identity(io, path, wanted).await?,
         };
+        let anchor = io.open(&path.join(layout::IDENTITY_FILE), OpenOptions::read()).await?;
         let shared = Shared {
             path: path.to_owned(),
             identity,
-            lock,
+            _lock: lock,
+            anchor,
             device: OnceLock::new(),
             device_flush: DeviceFlush::default(),
             offline: AtomicBool::new(false),
@@ -170,7 +175,7 @@ impl DataDir {
     /// # Errors
     /// As a flush of a file: the directory goes offline.
     pub(crate) async fn flush_device(&self, io: &Io) -> Result<(), Error> {
-        self.shared.device_flush.flush(io, &self.shared.lock).await
+        self.shared.device_flush.flush(io, &self.shared.anchor).await
     }
 
     /// Takes the directory offline if this is a flush that failed, of whatever file: the disk loses what it was given.

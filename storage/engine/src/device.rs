@@ -11,8 +11,9 @@
 //! | a read near the end | the page cache | the tail |
 
 use std::path::Path;
+use std::time::Duration;
 
-use heddle_io::{DiskTraits, File, Io, Lease, OpenOptions};
+use heddle_io::{DiskTraits, File, Hold, Io, Lease, OpenOptions};
 
 use crate::error::Error;
 
@@ -77,9 +78,14 @@ impl Device {
         matches!(self, Device::Direct { one_flush_for_all: true, write_through: true })
     }
 
-    /// How files of segments are opened for writing.
-    pub(crate) fn options(self, options: OpenOptions) -> OpenOptions {
-        if self.is_direct() { options.direct() } else { options }
+    /// Waits until no write to `file` is in flight that a process began which is dead: a kill leaves what it gave to the
+    /// kernel, and nothing may be read or written here before that has landed (the kernel orders no two direct writes).
+    /// Whoever writes a segment holds its file for as long as any operation on it lasts.
+    ///
+    /// # Errors
+    /// It takes longer than [`FORMER_WRITES_MAX`].
+    pub(crate) async fn wait_for_former_writes(self, io: &Io, file: &File) -> Result<(), Error> {
+        hold(io, file, Hold::Alone).await
     }
 
     /// Makes the file of a new, empty segment; what a crash has left under that name is replaced. Its directory entry is
@@ -90,10 +96,21 @@ impl Device {
     /// No space, too many files, the disk's.
     pub(crate) async fn prepare(self, io: &Io, path: &Path, recycled: Option<&Path>) -> Result<File, Error> {
         let Some(recycled) = recycled else {
-            return Ok(io.open(path, self.options(OpenOptions::create().truncate())).await?);
+            return self.open(io, path, OpenOptions::create().truncate()).await;
         };
         io.rename(recycled, path).await?;
-        Ok(io.open(path, self.options(OpenOptions::read_write())).await?)
+        self.open(io, path, OpenOptions::read_write()).await
+    }
+
+    /// Opens a segment's file to be written.
+    ///
+    /// # Errors
+    /// Whatever opening it gives.
+    pub(crate) async fn open(self, io: &Io, path: &Path, options: OpenOptions) -> Result<File, Error> {
+        let options = if self.is_direct() { options.direct() } else { options };
+        let file = io.open(path, options).await?;
+        hold(io, &file, Hold::Shared).await?;
+        Ok(file)
     }
 
     /// Writes `pieces`, one after the other, at `position`: on the direct device whole blocks.
@@ -136,4 +153,19 @@ impl Device {
             _ => Ok(()),
         }
     }
+}
+
+/// How long a start waits for what a killed process left in flight on one file.
+const FORMER_WRITES_MAX: Duration = Duration::from_secs(60);
+const FORMER_WRITES_PAUSE: Duration = Duration::from_millis(1);
+
+async fn hold(io: &Io, file: &File, how: Hold) -> Result<(), Error> {
+    let deadline = io.now() + FORMER_WRITES_MAX;
+    while !file.try_hold(how)? {
+        if io.now() >= deadline {
+            return Err(Error::Busy { path: file.path().to_owned() });
+        }
+        io.sleep(FORMER_WRITES_PAUSE).await;
+    }
+    Ok(())
 }

@@ -75,6 +75,11 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+    /// Writes that another process began are still in flight, or another program has locked the file.
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
     /// The log is open already, or is being opened or deleted.
     InUse(String),
 }
@@ -138,6 +143,13 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Error::Offline(reason) => write!(f, "offline: {reason}"),
+            Error::Busy { path } => {
+                write!(
+                    f,
+                    "{} is locked: the disk hangs, or another program has it; see `fuser` and try again",
+                    path.display()
+                )
+            }
             Error::NoDirectWrites { reason } => {
                 write!(f, "log.device=direct cannot be here ({reason}); set log.device=auto or buffered")
             }

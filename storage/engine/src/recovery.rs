@@ -58,7 +58,8 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
         sound
     });
     let files = list_segments(&core.io, path).await?;
-    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: lost && saved.is_none() };
+    let may_have_lost_checkpoint = lost && saved.is_none();
+    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes: false };
     let opened = match saved {
         Some(saved) => recovery.resume(&saved).await,
         None => recovery.scan_all().await,
@@ -75,7 +76,7 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
 /// As [`open_or_create`].
 pub(crate) async fn reopen(core: &Core, name: &LogName, path: &Path, flushed: &LogSnapshot) -> Result<LogState, Error> {
     let files = list_segments(&core.io, path).await?;
-    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: false };
+    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: false, own_writes: true };
     let opened = recovery.resume(flushed).await;
     if let Err(error) = &opened {
         core.dir.note_failure(error);
@@ -127,6 +128,8 @@ struct Recovery<'a> {
     files: BTreeMap<Offset, u64>,
     /// A checkpoint of this log may have existed and cannot be read.
     may_have_lost_checkpoint: bool,
+    /// This process wrote the log before, and its writes have ended.
+    own_writes: bool,
 }
 
 impl Recovery<'_> {
@@ -334,8 +337,14 @@ impl Recovery<'_> {
         let mut touched = Vec::new();
         loop {
             let base_offset = state.active().base_offset;
-            let Some(len) = self.files.get(&base_offset).copied() else { break };
+            if !self.files.contains_key(&base_offset) {
+                break;
+            }
             let file = self.open(base_offset).await?;
+            if !self.own_writes {
+                self.core.device.wait_for_former_writes(&self.core.io, &file).await?;
+            }
+            let len = self.core.io.len(&file).await?;
             state.active().on_disk = true;
             let from = state.active().size;
             let misfit = self.scan_segment(state, &file, len).await?;

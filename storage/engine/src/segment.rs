@@ -182,8 +182,13 @@ impl LogInner {
 
     /// A segment's file, opened as the device writes it.
     async fn open_to_write(&self, segment: Offset) -> Result<File, Error> {
-        let options = self.core.device.options(OpenOptions::read_write());
-        self.core.files.open(self.io(), self.write_key(segment), &self.path, options).await
+        let key = self.write_key(segment);
+        if let Some(file) = self.core.files.find(key) {
+            return Ok(file);
+        }
+        let file = self.core.device.open(self.io(), &key.path(&self.path), OpenOptions::read_write()).await?;
+        self.core.files.insert(key, file.clone());
+        Ok(file)
     }
 
     /// Brings the last block of the log's end into memory, which the next append goes on in.

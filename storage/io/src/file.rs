@@ -3,7 +3,7 @@
 //! Owns the shape of the operations and what their errors say. Never calls the system itself: the backends do.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +48,15 @@ pub(crate) enum Access {
 pub(crate) enum FileKind {
     Os(OwnedFd),
     Sim(SimFile),
+}
+
+/// How a file is held by [`File::try_hold`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// With others that hold it so.
+    Shared,
+    /// With nobody.
+    Alone,
 }
 
 impl File {
@@ -108,6 +117,22 @@ impl File {
         &self.inner.path
     }
 
+    /// Takes part in the file's advisory lock (`flock`) without waiting: shared with others, or alone. Whether it could; the
+    /// lock lasts until the last clone of this file drops *and* the last operation on it has ended, even if the process that
+    /// began it is dead. In the simulator nobody is ever in the way: a simulated crash ends what is in flight.
+    ///
+    /// # Errors
+    ///
+    /// A file system without locks.
+    pub fn try_hold(&self, how: Hold) -> Result<bool> {
+        match &self.inner.kind {
+            FileKind::Os(descriptor) => {
+                crate::os::try_hold(descriptor.as_raw_fd(), how).map_err(|error| file_error("lock", self, &error))
+            }
+            FileKind::Sim(_) => Ok(true),
+        }
+    }
+
     /// Whether anybody else holds this file open: a clone, or an operation in flight.
     pub fn is_shared(&self) -> bool {
         Arc::strong_count(&self.inner) > 1
@@ -123,7 +148,6 @@ impl File {
     ///
     /// If the file is a simulated one: it was given to another backend's core.
     pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsRawFd;
         match &self.inner.kind {
             FileKind::Os(descriptor) => descriptor.as_raw_fd(),
             FileKind::Sim(_) => panic!("a simulated file outside of the simulator: {}", self.inner.path.display()),

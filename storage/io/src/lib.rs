@@ -66,7 +66,7 @@ pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
 pub use counters::Counters;
 pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
-pub use file::{DirEntry, EntryKind, File, LockError, Metadata, OpenOptions};
+pub use file::{DirEntry, EntryKind, File, Hold, LockError, Metadata, OpenOptions};
 pub use io::{Backend, Io, IoConfig};
 pub use memory::Memory;
 pub use probe::DiskTraits;

@@ -151,7 +151,8 @@ mod tests {
     use std::rc::Rc;
 
     fn run<F: Future>(test: impl FnOnce(crate::Io) -> F) -> F::Output {
-        let executor = Executor::new(IoConfig { backend: Backend::Blocking, ..IoConfig::default() }).unwrap();
+        let executor = Executor::new(IoConfig { backend: Backend::Blocking, ..IoConfig::default() })
+            .expect("the blocking backend is always there");
         executor.run(test(executor.io()))
     }
 

@@ -3,19 +3,39 @@
 #![expect(unsafe_code, reason = "a signal to this very thread")]
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use heddle_io::ring::{self, RingReceiver, RingSender};
-use heddle_io::{Backend, Buffer, Executor, Io, IoConfig, Lease, ListenOptions, Signal, threads};
+use heddle_io::{Backend, Buffer, Executor, Hold, Io, IoConfig, Lease, ListenOptions, OpenOptions, Signal, threads};
 
 const FOREVER: Duration = Duration::from_secs(60);
 
 fn executors() -> [Executor; 2] {
     [Backend::Auto, Backend::Blocking]
         .map(|backend| Executor::new(IoConfig { backend, ..IoConfig::default() }).expect("a backend"))
+}
+
+/// What a killed process has in flight keeps its files held: the next one must not read or write before it has landed.
+#[test]
+fn a_file_is_held_until_its_last_clone_is_gone() {
+    for executor in executors() {
+        let io = executor.io();
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("held-{}", io.backend_name()));
+        executor.run(async {
+            let writer = io.open(&path, OpenOptions::create()).await.expect("a file");
+            let reader = io.open(&path, OpenOptions::read()).await.expect("the same file");
+            assert!(writer.try_hold(Hold::Shared).expect("a lock"));
+            let in_flight = io.write(&writer, 0, vec![Lease::from_static(b"in flight")]);
+            drop(writer);
+            assert!(!reader.try_hold(Hold::Alone).expect("an answer"), "the operation holds it");
+            in_flight.await.expect("a write");
+            assert!(reader.try_hold(Hold::Alone).expect("a lock"));
+        });
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{PIECES_PER_CALL_MAX, checked, checked_len};
 use crate::buffer::{Buffer, Lease};
-use crate::file::{Access, DirEntry, EntryKind, File, FileKind, Metadata, OpenOptions};
+use crate::file::{Access, DirEntry, EntryKind, File, FileKind, Hold, Metadata, OpenOptions};
 use crate::op::{SyncKind, Value};
 use crate::zeros::Zeros;
 
@@ -300,6 +300,20 @@ pub(crate) fn lock(file: RawFd) -> io::Result<Value> {
             read(file, 0, &mut words, 32)?;
             Ok(Value::LockedBy(std::str::from_utf8(&words).ok().and_then(|words| words.trim().parse().ok())))
         }
+        Err(error) => Err(error),
+    }
+}
+
+/// `flock` without waiting; whether the lock was free.
+pub(crate) fn try_hold(file: RawFd, how: Hold) -> io::Result<bool> {
+    let operation = match how {
+        Hold::Shared => libc::LOCK_SH,
+        Hold::Alone => libc::LOCK_EX,
+    };
+    // SAFETY: plain numbers.
+    match checked(unsafe { libc::flock(file, operation | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error),
     }
 }
