@@ -4,26 +4,27 @@
 //! needs a kick. Never runs a task.
 //!
 //! The list is a stack that anybody pushes to with one compare-and-swap and that only the owner empties, whole, with
-//! one swap (so there is no ABA). The handshake, both sides sequentially consistent:
+//! one swap (so there is no ABA). That the owner sleeps is one more value of the same word, so that the handshake is
+//! decided by the order in which two read-modify-writes reach it, and needs no fence:
 //!
 //! ```text
-//! waker                              owner
-//! push the task                      sleeping = true
-//! fence                              fence
-//! sleeping? -> sleeping = false,     list empty? -> sleep in the kernel
-//!              kick the kernel       sleeping = false
+//!   word        owner                        waker
+//!   empty       -> asleep, and sleeps        -> task
+//!   task        does not sleep, takes all    -> task over task
+//!   asleep      -> empty when it wakes       -> task, and kicks the kernel
+//!   closed      (the core is gone)           nothing
 //! ```
 //!
-//! Either the waker sees `sleeping` and kicks, or the owner sees the task and does not sleep.
+//! A waker that comes before the owner's step keeps it awake; one that comes after finds `asleep` and kicks.
 #![expect(unsafe_code, reason = "the list holds reference counts as raw pointers")]
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// What makes a sleeping core's system call return.
 pub(crate) trait Kick: Send + Sync {
@@ -33,10 +34,9 @@ pub(crate) trait Kick: Send + Sync {
 
 /// The tasks of one core that are ready, and whether the core sleeps.
 pub(crate) struct WakeList {
-    /// The newest of the pushed tasks; each holds one reference count.
+    /// The word: null when empty, [`asleep`], [`closed`], or the newest of the pushed tasks; each task in the list holds
+    /// one reference count.
     top: AtomicPtr<TaskHeader>,
-    /// Whether the owner is in the kernel, or about to be, and must be kicked.
-    sleeping: AtomicBool,
     /// Somebody kicked since the owner last asked.
     kicked: AtomicBool,
     kick: Box<dyn Kick>,
@@ -55,25 +55,19 @@ pub(crate) struct TaskHeader {
 
 impl WakeList {
     pub(crate) fn new(kick: Box<dyn Kick>) -> Arc<WakeList> {
-        Arc::new(WakeList {
-            top: AtomicPtr::new(std::ptr::null_mut()),
-            sleeping: AtomicBool::new(false),
-            kicked: AtomicBool::new(false),
-            kick,
-        })
+        Arc::new(WakeList { top: AtomicPtr::new(std::ptr::null_mut()), kicked: AtomicBool::new(false), kick })
     }
 
     /// Whether no task is ready. Exact for the owner, a hint for others.
     pub(crate) fn is_empty(&self) -> bool {
-        let top = self.top.load(Ordering::Acquire);
-        top.is_null() || top == closed()
+        !is_task(self.top.load(Ordering::Acquire))
     }
 
     /// Lets go of everything and takes nothing from now on: the core is gone, its wakers may live on.
     pub(crate) fn close(&self) {
         self.take_all(drop);
         let mut node = self.top.swap(closed(), Ordering::AcqRel);
-        while !node.is_null() && node != closed() {
+        while is_task(node) {
             // SAFETY: as in `take_all`: the swap made these nodes ours, each with the count that `push` put in.
             let header = unsafe { Arc::from_raw(node) };
             node = header.below.load(Ordering::Relaxed);
@@ -82,7 +76,7 @@ impl WakeList {
 
     /// Takes all ready tasks, the one that was woken first first, and hands each to `run`.
     ///
-    /// A task that is woken again from here on is queued again.
+    /// For the owner, awake. A task that is woken again from here on is queued again.
     pub(crate) fn take_all(&self, mut run: impl FnMut(Arc<TaskHeader>)) {
         if self.is_empty() {
             return;
@@ -111,29 +105,39 @@ impl WakeList {
 
     /// Announces that the owner is going to sleep. False if it must not: something is ready.
     ///
-    /// After true the owner sleeps in a call that [`Kick::kick`] ends, and then calls [`WakeList::awake`].
+    /// After true the owner sleeps in a call that [`Kick::kick`] ends, and then calls [`WakeList::awake`]. What others
+    /// did before they called [`WakeList::kick_if_sleeping`] in vain is seen by whoever looks after true came back.
     pub(crate) fn try_sleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.top.load(Ordering::SeqCst).is_null() {
-            return true;
-        }
-        self.awake();
-        false
+        self.top.compare_exchange(std::ptr::null_mut(), asleep(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The owner is awake again and needs no kick.
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        if self.top.load(Ordering::Relaxed) == asleep() {
+            // Fails if a waker came in between: then its task is there, and its kick on the way.
+            let _ = self.top.compare_exchange(asleep(), std::ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// Ends the owner's sleep if it sleeps. For wake-ups that carry no task (a helper thread's result).
     pub(crate) fn kick_if_sleeping(&self) {
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
-            self.kicked.store(true, Ordering::Relaxed);
-            self.kick.kick();
+        let mut top = self.top.load(Ordering::Relaxed);
+        loop {
+            // Written even if nothing changes: the owner's next `try_sleep` reads it, and with it sees what was announced.
+            let next = if top == asleep() { std::ptr::null_mut() } else { top };
+            match self.top.compare_exchange_weak(top, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => top = now,
+            }
         }
+        if top == asleep() {
+            self.kick();
+        }
+    }
+
+    fn kick(&self) {
+        self.kicked.store(true, Ordering::Relaxed);
+        self.kick.kick();
     }
 
     /// Whether somebody kicked since the last call. A hint: says nothing about what is in the list.
@@ -152,19 +156,35 @@ impl WakeList {
             }
             // SAFETY: the count behind `node` is ours until the exchange below succeeds, and its `below` is ours because
             // `queued` was false when we set it: nobody else pushes it, and it is in no list.
-            unsafe { &*node }.below.store(top, Ordering::Relaxed);
-            match self.top.compare_exchange_weak(top, node, Ordering::SeqCst, Ordering::Relaxed) {
+            unsafe { &*node }.below.store(below(top), Ordering::Relaxed);
+            match self.top.compare_exchange_weak(top, node, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => top = now,
             }
         }
-        self.kick_if_sleeping();
+        if top == asleep() {
+            self.kick();
+        }
     }
 }
 
-/// The top of a closed list: an address that no task has.
+/// The word of a core that is in the kernel, or about to be, and must be kicked: an address that no task has.
+fn asleep() -> *mut TaskHeader {
+    std::ptr::without_provenance_mut(usize::MAX - 1)
+}
+
+/// The word of a closed list: an address that no task has.
 fn closed() -> *mut TaskHeader {
     std::ptr::without_provenance_mut(usize::MAX)
+}
+
+fn is_task(top: *mut TaskHeader) -> bool {
+    !top.is_null() && top != asleep() && top != closed()
+}
+
+/// The task that a new one is laid on.
+fn below(top: *mut TaskHeader) -> *mut TaskHeader {
+    if top == asleep() { std::ptr::null_mut() } else { top }
 }
 
 impl TaskHeader {
@@ -284,23 +304,57 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use loom::sync::{Condvar, Mutex};
     use loom::thread;
 
-    struct Unpark(thread::Thread);
+    /// Preemptions in the models of three threads. Without a bound they pass too, in some minutes each; with this one they
+    /// take seconds.
+    const PREEMPTIONS_OF_THREE: usize = 4;
 
-    impl Kick for Unpark {
+    /// A model of three threads; LOOM_MAX_PREEMPTIONS sets another bound.
+    fn model_of_three(body: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound.get_or_insert(PREEMPTIONS_OF_THREE);
+        model.check(body);
+    }
+
+    /// Where a core of the model sleeps. Not `park`: in loom an `unpark` that comes late also ends the wait of a `join`,
+    /// which then finds that nothing has ended.
+    #[derive(Default)]
+    struct Bed {
+        kicked: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Kick for Arc<Bed> {
         fn kick(&self) {
-            self.0.unpark();
+            *self.kicked.lock().expect("no panic holds this") = true;
+            self.changed.notify_one();
         }
     }
 
+    impl Bed {
+        fn sleep(&self) {
+            let mut kicked = self.kicked.lock().expect("no panic holds this");
+            while !*kicked {
+                kicked = self.changed.wait(kicked).expect("no panic holds this");
+            }
+            *kicked = false;
+        }
+    }
+
+    fn list_and_bed() -> (Arc<WakeList>, Arc<Bed>) {
+        let bed = Arc::new(Bed::default());
+        (WakeList::new(Box::new(Arc::clone(&bed))), bed)
+    }
+
     /// Sleeps as a core does, until `seen` tasks were taken.
-    fn run_until(list: &WakeList, seen: usize) {
+    fn run_until(list: &WakeList, bed: &Bed, seen: usize) {
         let mut taken = 0;
         while taken < seen {
             list.take_all(|_| taken += 1);
             if taken < seen && list.try_sleep() {
-                thread::park();
+                bed.sleep();
                 list.awake();
             }
         }
@@ -309,14 +363,38 @@ mod loom_tests {
     /// A lost wake-up is a core that sleeps for ever: loom reports a deadlock.
     #[test]
     fn loom_two_threads_wake_two_tasks_of_a_core_that_falls_asleep() {
-        loom::model(|| {
-            let list = WakeList::new(Box::new(Unpark(thread::current())));
+        model_of_three(|| {
+            let (list, bed) = list_and_bed();
             let threads = [1, 2].map(|key| {
                 let header = TaskHeader::new(key, &list);
                 thread::spawn(move || header.schedule())
             });
-            run_until(&list, 2);
+            run_until(&list, &bed, 2);
             threads.into_iter().for_each(|thread| thread.join().expect("the waker ends"));
+            list.close();
+        });
+    }
+
+    /// One task is woken twice by another thread; in between the core may take it and fall asleep again.
+    #[test]
+    fn loom_a_core_that_falls_asleep_twice_is_woken_twice() {
+        loom::model(|| {
+            let (list, bed) = list_and_bed();
+            let header = TaskHeader::new(1, &list);
+            let written = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+            let thread = thread::spawn({
+                let (header, written) = (Arc::clone(&header), Arc::clone(&written));
+                move || {
+                    for value in 1..=2 {
+                        written.store(value, Ordering::Relaxed);
+                        header.schedule();
+                    }
+                }
+            });
+            while written.load(Ordering::Relaxed) < 2 {
+                run_until(&list, &bed, 1);
+            }
+            thread.join().expect("the waker ends");
             list.close();
         });
     }
@@ -324,8 +402,8 @@ mod loom_tests {
     /// Two threads announce something to one task: whatever the order, the task sees both.
     #[test]
     fn loom_a_task_that_is_queued_already_still_sees_what_the_second_waker_wrote() {
-        loom::model(|| {
-            let list = WakeList::new(Box::new(Unpark(thread::current())));
+        model_of_three(|| {
+            let (list, bed) = list_and_bed();
             let header = TaskHeader::new(1, &list);
             let written = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
             let threads = [0, 1].map(|index| {
@@ -336,9 +414,32 @@ mod loom_tests {
                 })
             });
             while !written.iter().all(|flag| flag.load(Ordering::Relaxed)) {
-                run_until(&list, 1);
+                run_until(&list, &bed, 1);
             }
             threads.into_iter().for_each(|thread| thread.join().expect("the waker ends"));
+            list.close();
+        });
+    }
+
+    /// What carries no task, a helper thread's result: the core sees it before it sleeps, or is kicked.
+    #[test]
+    fn loom_a_result_that_is_announced_without_a_task_is_seen_or_ends_the_sleep() {
+        loom::model(|| {
+            let (list, bed) = list_and_bed();
+            let done = Arc::new(AtomicBool::new(false));
+            let helper = thread::spawn({
+                let (list, done) = (Arc::clone(&list), Arc::clone(&done));
+                move || {
+                    done.store(true, Ordering::Relaxed);
+                    list.kick_if_sleeping();
+                }
+            });
+            assert!(list.try_sleep(), "no task is ready");
+            while !done.load(Ordering::Relaxed) {
+                bed.sleep();
+                list.awake();
+            }
+            helper.join().expect("the helper ends");
             list.close();
         });
     }
@@ -346,7 +447,7 @@ mod loom_tests {
     #[test]
     fn loom_a_list_that_closes_lets_go_of_every_task() {
         loom::model(|| {
-            let list = WakeList::new(Box::new(Unpark(thread::current())));
+            let (list, _) = list_and_bed();
             let header = TaskHeader::new(1, &list);
             let late = Arc::clone(&header);
             let thread = thread::spawn(move || late.schedule());
