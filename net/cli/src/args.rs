@@ -57,6 +57,16 @@ pub(crate) struct ConnectArgs {
     pub(crate) timeout: u32,
 }
 
+/// What every command has that asks a cluster and prints the answer.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AskArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
 /// `heddle serve`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
@@ -182,11 +192,8 @@ pub(crate) struct TopicCreateArgs {
     /// Only ask whether it would work
     #[arg(long)]
     pub(crate) validate_only: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle topic list`.
@@ -195,11 +202,8 @@ pub(crate) struct TopicListArgs {
     /// Name the cluster's own topics too
     #[arg(long)]
     pub(crate) internal: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle topic describe`.
@@ -211,11 +215,8 @@ pub(crate) struct TopicDescribeArgs {
     /// Show every setting, not only those that differ from the default
     #[arg(long)]
     pub(crate) all_settings: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle topic alter`.
@@ -239,11 +240,8 @@ pub(crate) struct TopicAlterArgs {
     /// Only ask whether it would work
     #[arg(long, conflicts_with = "delete_records")]
     pub(crate) validate_only: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle topic delete`.
@@ -255,11 +253,8 @@ pub(crate) struct TopicDeleteArgs {
     /// A topic that does not exist is no failure
     #[arg(long)]
     pub(crate) if_exists: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle produce`.
@@ -436,11 +431,8 @@ pub(crate) struct ClusterInfoArgs {
     /// Show the broker's settings that differ from the default
     #[arg(long)]
     pub(crate) settings: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle log …`.

@@ -14,7 +14,7 @@ use crate::session;
 /// What the cluster says, or that it cannot be reached.
 pub(crate) fn run(command: &ClusterCommand) -> anyhow::Result<()> {
     let ClusterCommand::Info(args) = command;
-    session::run(&args.connect, async |client| info(client, args).await)
+    session::run(&args.ask.connect, async |client| info(client, args).await)
 }
 
 /// What was asked about one broker.
@@ -32,7 +32,7 @@ async fn info(client: &Client, args: &ClusterInfoArgs) -> anyhow::Result<()> {
     for broker in cluster.brokers.clone() {
         brokers.push(details(client, args, broker).await?);
     }
-    if args.json {
+    if args.ask.json {
         let brokers: Vec<Value> = brokers.iter().map(broker_json).collect();
         return output::print_json(&json!({
             "cluster_id": cluster.id,

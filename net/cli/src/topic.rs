@@ -21,11 +21,11 @@ use crate::session;
 /// What the cluster says, or that it cannot be reached.
 pub(crate) fn run(command: &TopicCommand) -> anyhow::Result<()> {
     match command {
-        TopicCommand::Create(args) => session::run(&args.connect, async |client| create(client, args).await),
-        TopicCommand::List(args) => session::run(&args.connect, async |client| list(client, args).await),
-        TopicCommand::Describe(args) => session::run(&args.connect, async |client| describe(client, args).await),
-        TopicCommand::Alter(args) => session::run(&args.connect, async |client| alter(client, args).await),
-        TopicCommand::Delete(args) => session::run(&args.connect, async |client| delete(client, args).await),
+        TopicCommand::Create(args) => session::run(&args.ask.connect, async |client| create(client, args).await),
+        TopicCommand::List(args) => session::run(&args.ask.connect, async |client| list(client, args).await),
+        TopicCommand::Describe(args) => session::run(&args.ask.connect, async |client| describe(client, args).await),
+        TopicCommand::Alter(args) => session::run(&args.ask.connect, async |client| alter(client, args).await),
+        TopicCommand::Delete(args) => session::run(&args.ask.connect, async |client| delete(client, args).await),
     }
 }
 
@@ -44,7 +44,7 @@ async fn create(client: &Client, args: &TopicCreateArgs) -> anyhow::Result<()> {
         Ok(created) => created,
         Err(error) if args.if_not_exists && error.code() == Some(ErrorCode::TopicAlreadyExists) => {
             output::note(&format!("topic {} exists already", args.topic));
-            return if args.json {
+            return if args.ask.json {
                 output::print_json(&json!({"topic": args.topic, "created": false}))
             } else {
                 Ok(())
@@ -52,7 +52,7 @@ async fn create(client: &Client, args: &TopicCreateArgs) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error.into()),
     };
-    if args.json {
+    if args.ask.json {
         return output::print_json(&json!({
             "topic": args.topic,
             "created": !args.validate_only,
@@ -72,7 +72,7 @@ async fn create(client: &Client, args: &TopicCreateArgs) -> anyhow::Result<()> {
 async fn list(client: &Client, args: &TopicListArgs) -> anyhow::Result<()> {
     let mut topics = client.topics().await?;
     topics.retain(|topic| args.internal || !topic.internal);
-    if args.json {
+    if args.ask.json {
         let topics: Vec<Value> = topics.iter().map(|topic| Value::Object(summary(topic))).collect();
         return output::print_json(&Value::Array(topics));
     }
@@ -127,7 +127,7 @@ async fn describe(client: &Client, args: &TopicDescribeArgs) -> anyhow::Result<(
         let offsets = offsets(client, &topic).await?;
         descriptions.push(Description { topic, settings, offsets });
     }
-    if args.json {
+    if args.ask.json {
         let values: Vec<Value> = descriptions.iter().map(description_json).collect();
         return output::print_json(&Value::Array(values));
     }
@@ -215,7 +215,7 @@ async fn alter(client: &Client, args: &TopicAlterArgs) -> anyhow::Result<()> {
         let first = admin.delete_records(&args.topic, PartitionIndex::new(*partition), before).await?;
         done.push(format!("partition {partition} starts at offset {first}"));
     }
-    if args.json {
+    if args.ask.json {
         return output::print_json(&json!({"topic": args.topic, "altered": !args.validate_only, "now": done}));
     }
     let verb = if args.validate_only { "would become" } else { "now" };
@@ -237,7 +237,7 @@ async fn delete(client: &Client, args: &TopicDeleteArgs) -> anyhow::Result<()> {
             }
         }
     }
-    if args.json {
+    if args.ask.json {
         output::print_json(&json!({"deleted": deleted}))?;
     } else if !deleted.is_empty() {
         let lines: Vec<_> = deleted.iter().map(|topic| format!("deleted topic {topic}\n")).collect();

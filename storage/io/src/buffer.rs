@@ -204,14 +204,6 @@ impl From<&[u8]> for Buffer {
     }
 }
 
-impl Extend<u8> for Buffer {
-    fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
-        for byte in bytes {
-            self.extend_from_slice(&[byte]);
-        }
-    }
-}
-
 /// Immutable bytes that many may hold, on any core. Cloning and slicing copy nothing.
 ///
 /// The memory goes home when the last clone or slice of it drops.
