@@ -54,10 +54,31 @@ pub struct BrokerConfig {
     pub stop_time_max: Duration,
     /// Bytes of records in one fetch response (`fetch.max.bytes`).
     pub fetch_bytes_max: usize,
+    /// Bytes of metadata records after which the metadata is stored in one piece
+    /// (`metadata.log.max.record.bytes.between.snapshots`).
+    pub metadata_snapshot_bytes: u64,
+    /// A panic to plant, for tests of what follows.
+    #[doc(hidden)]
+    pub planted_panic: PlantedPanic,
     /// What each core's engine may use; `core` and `cores` are filled in by the core.
     pub engine: EngineConfig,
     /// What was set by name, in a file or with flags: the layer of settings below all that changed while brokers ran.
     pub settings: Values,
+}
+
+/// Where a test plants a panic, to show which wall it meets (docs/decisions/0005-panics.md).
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlantedPanic {
+    /// The broker as it is.
+    #[default]
+    None,
+    /// In the handler of DescribeCluster: on the side of the connection.
+    Connection,
+    /// Where a core answers ListOffsets: on the side of the partitions.
+    Core,
+    /// In a task that a core always runs, after its first turn.
+    VitalTask,
 }
 
 /// One listener.

@@ -24,6 +24,7 @@ use heddle_protocol::{ApiKey, Message as _, Reader, RequestHeader};
 
 use crate::api::{self, Api, Call, Handler, Refusal};
 use crate::concurrently;
+use crate::config::PlantedPanic;
 use crate::core::Core;
 
 use outbox::{Outbox, Queued};
@@ -75,6 +76,9 @@ async fn answer(call: Call, api: &Api, frame: Frame, outbox: &Outbox) -> Result<
         }
         Handler::Alone(handle) => {
             outbox.settled().await;
+            if call.core.config().planted_panic == PlantedPanic::Connection && call.key == ApiKey::DescribeCluster {
+                panic!("planted in a connection");
+            }
             let answer = handle(&call).await?;
             outbox.push(Queued::Ready(answer));
         }

@@ -10,6 +10,8 @@
 //!
 //! All commands that wait share one round, so a thousand clients that each want a topic cost a few flushes. A power cut
 //! between the first and the second arrow leaves empty logs that no record names; the next start removes them.
+//!
+//! Now and then, after a round, the image is stored in one piece (`metadata_snapshots.rs`) and the log trimmed below it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -17,7 +19,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use heddle_cluster::controller::{Command, Context, Decision, Fault, RegisterBroker, Response, step};
-use heddle_cluster::{Endpoint, MetadataImage, MetadataRecord};
+use heddle_cluster::{Endpoint, MetadataImage, MetadataRecord, Snapshot};
 use heddle_engine::{AppendOrigin, CleanupPolicy, Engine, FirstBatch, Log, LogConfig, LogName, Piece, ReadLimit};
 use heddle_io::sync::{OneshotSender, Semaphore, oneshot};
 use heddle_io::{Io, Lease};
@@ -26,8 +28,10 @@ use heddle_record::{
     BatchBuilder, BatchOptions, Batches, LeaderEpoch, LogId, Offset, PartitionIndex, Timestamp, TopicId,
 };
 
+use crate::change::Change;
 use crate::core::Core;
 use crate::error::StartError;
+use crate::metadata_snapshots::MetadataSnapshots;
 
 /// The topic of the metadata log; no client can make one of this name.
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -42,9 +46,18 @@ const ROUND_COMMANDS_MAX: usize = 1_024;
 /// Records after which a round takes no further command: its batch stays far below what a batch may be.
 const ROUND_RECORDS_MAX: usize = 20_000;
 
+/// Records after which the metadata is stored in one piece, or as many as the last snapshot had if these are more: storing
+/// costs no more than deciding did.
+const SNAPSHOT_RECORDS: u64 = 5_000;
+
 /// What decides about metadata.
 pub(crate) struct Controller {
     log: Log,
+    engine: Engine,
+    snapshots: RefCell<MetadataSnapshots>,
+    unsaved: Cell<Unsaved>,
+    /// Deleted topics whose files may still be there.
+    removed: RefCell<BTreeSet<TopicId>>,
     /// What every core answers from.
     image: RefCell<Arc<MetadataImage>>,
     waiting: RefCell<Vec<Waiting>>,
@@ -52,6 +65,15 @@ pub(crate) struct Controller {
     turn: Semaphore,
     /// The log failed: what is stored is not known, so nothing is decided any more.
     is_lost: Cell<bool>,
+}
+
+/// What a start would have to replay.
+#[derive(Clone, Copy, Default)]
+struct Unsaved {
+    records: u64,
+    bytes: u64,
+    /// Records of the last snapshot.
+    snapshot_records: u64,
 }
 
 /// A command, and who wants to hear what became of it.
@@ -74,7 +96,10 @@ impl Controller {
         let id = LogId { topic: METADATA_TOPIC_ID, partition: PartitionIndex::new(0) };
         let name = LogName { topic: METADATA_TOPIC.to_owned(), id };
         let log = engine.open_log(name, log_config()).await?;
-        let Replayed { mut image, removed } = replay(core.io(), &log).await?;
+        let offsets = log.offsets();
+        let stored = offsets.log_start.offset()..=offsets.log_end.offset();
+        let (snapshots, snapshot) = MetadataSnapshots::open(core.io(), engine.data_dir(), stored).await?;
+        let Replayed { mut image, removed, unsaved } = replay(core.io(), &log, snapshot).await?;
         remove_strays(engine, &image, &removed).await?;
         let registration = RegisterBroker {
             id: core.broker_id(),
@@ -86,6 +111,10 @@ impl Controller {
         let image = Arc::new(image);
         let controller = Self {
             log,
+            engine: engine.clone(),
+            snapshots: RefCell::new(snapshots),
+            unsaved: Cell::new(unsaved),
+            removed: RefCell::new(removed),
             image: RefCell::new(Arc::clone(&image)),
             waiting: RefCell::default(),
             turn: Semaphore::new(1),
@@ -138,6 +167,12 @@ impl Controller {
             // Who asked may have gone away; what was decided stands.
             let _ = answer.send(made.clone().map(|()| response));
         }
+        if self.snapshot_is_due(core) && !self.is_lost.get() {
+            let snapshot = self.snapshot(core.io()).await;
+            if let Err(error) = snapshot {
+                tracing::warn!("the metadata could not be stored in one piece; the next start replays more: {error}");
+            }
+        }
     }
 
     /// Opens what is new, stores the records, and has every core answer from the image that they lead to.
@@ -146,8 +181,8 @@ impl Controller {
             return Err(Fault::with(ErrorCode::KafkaStorageError, "the metadata log has failed; see the broker's log"));
         }
         let before = Arc::clone(&self.image.borrow());
-        let image = Arc::new(image);
-        let ready = core.prepare(&image).await.map_err(|reason| {
+        let change = Arc::new(Change::of(Arc::new(image), records));
+        let ready = core.prepare(&change).await.map_err(|reason| {
             tracing::error!("topics are not created: {reason}");
             Fault::with(ErrorCode::KafkaStorageError, reason)
         });
@@ -157,14 +192,20 @@ impl Controller {
         };
         match stored {
             Ok(()) => {
-                self.image.replace(Arc::clone(&image));
-                core.publish(&image).await;
+                self.image.replace(Arc::clone(change.image()));
+                let removed = records.iter().filter_map(removed_topic);
+                self.removed.borrow_mut().extend(removed);
+                core.publish(&change).await;
                 Ok(())
             }
             Err(fault) => {
                 // What was opened is dropped again, unless the disk may have the records after all.
                 if !self.is_lost.get() {
-                    core.publish(&before).await;
+                    let undone = Arc::new(change.undone(before));
+                    if let Err(reason) = core.prepare(&undone).await {
+                        tracing::error!("settings may not be what the metadata says: {reason}");
+                    }
+                    core.publish(&undone).await;
                 }
                 Err(fault)
             }
@@ -179,12 +220,53 @@ impl Controller {
             Fault::with(ErrorCode::KafkaStorageError, error.to_string())
         };
         let batch = encode(records, Timestamp::new(io.wall_clock()));
+        let mut unsaved = self.unsaved.get();
+        unsaved.records += records.len() as u64;
+        unsaved.bytes += batch.len() as u64;
+        self.unsaved.set(unsaved);
         let append = self.log.append(Lease::from_vec(batch), AppendOrigin::Broker, METADATA_EPOCH);
         let appended = append.await.map_err(|error| lost(&error))?;
         self.log.flushed(appended.last_offset).await.map_err(|error| lost(&error))?;
         self.log.set_high_watermark(appended.last_offset.next());
         Ok(())
     }
+}
+
+impl Controller {
+    fn snapshot_is_due(&self, core: &Core) -> bool {
+        let unsaved = self.unsaved.get();
+        unsaved.records >= SNAPSHOT_RECORDS.max(unsaved.snapshot_records)
+            || unsaved.bytes >= core.config().metadata_snapshot_bytes
+    }
+
+    /// Stores the image in one piece, and trims the log below the older of the two that there are then.
+    async fn snapshot(&self, io: &Io) -> Result<(), Box<dyn std::error::Error>> {
+        let mut removed = std::mem::take(&mut *self.removed.borrow_mut());
+        if !removed.is_empty() {
+            let stored: BTreeSet<TopicId> =
+                self.engine.stored_logs().await?.into_iter().map(|name| name.id.topic).collect();
+            removed.retain(|topic| stored.contains(topic));
+        }
+        self.removed.replace(removed.clone());
+        let image = MetadataImage::clone(&self.image.borrow());
+        let snapshot = Snapshot { image, end_offset: self.log.offsets().log_end.offset(), removed };
+        let keep_from = self.store_snapshot(io, &snapshot).await?;
+        self.unsaved.set(Unsaved { records: 0, bytes: 0, snapshot_records: snapshot.image.as_records().len() as u64 });
+        tracing::debug!(end_offset = snapshot.end_offset.get(), "stored the metadata in one piece");
+        if keep_from > self.log.offsets().log_start.offset() {
+            self.engine.delete_records_before(&self.log, keep_from).await?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::await_holding_refcell_ref, reason = "only the holder of the turn stores snapshots")]
+    async fn store_snapshot(&self, io: &Io, snapshot: &Snapshot) -> Result<Offset, heddle_engine::Error> {
+        self.snapshots.borrow_mut().store(io, snapshot).await
+    }
+}
+
+fn removed_topic(record: &MetadataRecord) -> Option<TopicId> {
+    if let MetadataRecord::RemoveTopic { id } = record { Some(*id) } else { None }
 }
 
 /// Decides one command on `image`, and moves the image on.
@@ -222,8 +304,9 @@ fn encode(records: &[MetadataRecord], now: Timestamp) -> Vec<u8> {
 /// What the metadata log says.
 struct Replayed {
     image: MetadataImage,
-    /// Topics that were deleted.
+    /// Topics that were deleted, and whose files may still be there.
     removed: BTreeSet<TopicId>,
+    unsaved: Unsaved,
 }
 
 impl Replayed {
@@ -235,20 +318,26 @@ impl Replayed {
                 let value = record.value.ok_or("a metadata record without a value")?;
                 let record = MetadataRecord::decode(value).map_err(|error| error.to_string())?;
                 self.image.apply(&record).map_err(|error| error.to_string())?;
-                if let MetadataRecord::RemoveTopic { id } = record {
-                    self.removed.insert(id);
-                }
+                self.removed.extend(removed_topic(&record));
+                self.unsaved.records += 1;
             }
         }
         Ok(())
     }
 }
 
-/// Applies everything in the log to an empty image.
-async fn replay(io: &Io, log: &Log) -> Result<Replayed, StartError> {
-    let mut replayed = Replayed { image: MetadataImage::default(), removed: BTreeSet::new() };
+/// Applies everything in the log that is not in `snapshot` to it, or to an empty image.
+async fn replay(io: &Io, log: &Log, snapshot: Option<Snapshot>) -> Result<Replayed, StartError> {
     let offsets = log.offsets();
-    let (mut next, end) = (offsets.log_start.offset(), offsets.log_end.offset());
+    let (start, end) = (offsets.log_start.offset(), offsets.log_end.offset());
+    if snapshot.is_none() && start > Offset::ZERO {
+        return Err(unreadable(log, start, &"what came before is in heddle.metadata.0 or .1, and neither can be used"));
+    }
+    let snapshot =
+        snapshot.unwrap_or_else(|| Snapshot { image: MetadataImage::default(), end_offset: start, removed: [].into() });
+    let mut next = snapshot.end_offset;
+    let unsaved = Unsaved { snapshot_records: snapshot.image.as_records().len() as u64, ..Unsaved::default() };
+    let mut replayed = Replayed { image: snapshot.image, removed: snapshot.removed, unsaved };
     log.set_high_watermark(offsets.committable_end);
     while next < end {
         let limit = ReadLimit { end, bytes_max: REPLAY_BYTES, first_batch: FirstBatch::AtLeastOne };
@@ -260,6 +349,7 @@ async fn replay(io: &Io, log: &Log) -> Result<Replayed, StartError> {
                     io.read_lease(&file, position, len).await.map_err(heddle_engine::Error::from)?
                 }
             };
+            replayed.unsaved.bytes += bytes.len() as u64;
             replayed.apply(&bytes).map_err(|reason| unreadable(log, next, &reason))?;
         }
         if read.next_offset <= next {

@@ -17,8 +17,9 @@ use heddle_io::{Io, Listener, Task};
 use heddle_record::{BrokerId, LogId};
 
 use crate::admission::{Admission, AdmissionLimits};
+use crate::change::Change;
 use crate::concurrently::poll_once;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, PlantedPanic};
 use crate::controller::Controller;
 use crate::guard;
 use crate::listener::{self, Listening};
@@ -227,6 +228,9 @@ impl Core {
     }
 
     async fn handle(&self, request: Request) -> Reply {
+        if self.config().planted_panic == PlantedPanic::Core && matches!(request, Request::ListOffsets(_)) {
+            panic!("planted in a core");
+        }
         match request {
             Request::Append(request) => Reply::Append(self.inner.partitions.append(self, request).await),
             Request::Read(request) => Reply::Read(self.inner.partitions.read(self, request).await),
@@ -248,8 +252,8 @@ impl Core {
             Request::Listen(request) => Reply::Listen(self.listen(request.listeners)),
             Request::Prepare(request) => Reply::Prepare(self.inner.partitions.open(self, &request.0).await),
             Request::Publish(request) => {
-                self.inner.image.replace(Arc::clone(&request.0));
-                self.inner.partitions.retain(self, &request.0).await;
+                self.inner.image.replace(Arc::clone(request.0.image()));
+                self.inner.partitions.drop_gone(self, &request.0).await;
                 Reply::Publish(())
             }
             Request::Control(command) => {
@@ -275,7 +279,7 @@ impl Core {
 
     /// Opens the logs of `image` that this core owns, and answers from it.
     pub(crate) async fn open_logs(&self, image: &Arc<MetadataImage>) -> Result<(), String> {
-        self.inner.partitions.open(self, image).await?;
+        self.inner.partitions.open(self, &Change::whole(Arc::clone(image))).await?;
         self.inner.image.replace(Arc::clone(image));
         Ok(())
     }
@@ -315,21 +319,21 @@ impl Core {
         assert!(self.inner.controller.set(controller).is_ok(), "there is one controller");
     }
 
-    /// Has every core open the logs that `image` adds, so that they take writes before anybody is told of them.
+    /// Has every core open the logs that `change` adds, so that they take writes before anybody is told of them.
     ///
     /// # Errors
     /// A log could not be opened, in words.
-    pub(crate) async fn prepare(&self, image: &Arc<MetadataImage>) -> Result<(), String> {
+    pub(crate) async fn prepare(&self, change: &Arc<Change>) -> Result<(), String> {
         let mut outcome = Ok(());
-        for asked in self.post_all(|| PrepareRequest(Arc::clone(image))).await {
+        for asked in self.post_all(|| PrepareRequest(Arc::clone(change))).await {
             outcome = outcome.and(asked.answer::<PrepareRequest>().await);
         }
         outcome
     }
 
-    /// Makes every core answer from `image`. What is gone is gone for everybody before its logs are deleted.
-    pub(crate) async fn publish(&self, image: &Arc<MetadataImage>) {
-        for asked in self.post_all(|| PublishRequest(Arc::clone(image))).await {
+    /// Makes every core answer from the image of `change`. What is gone is gone for everybody before its logs are deleted.
+    pub(crate) async fn publish(&self, change: &Arc<Change>) {
+        for asked in self.post_all(|| PublishRequest(Arc::clone(change))).await {
             asked.answer::<PublishRequest>().await;
         }
     }

@@ -14,6 +14,7 @@
 
 mod admission;
 mod api;
+mod change;
 mod concurrently;
 pub mod config;
 mod connection;
@@ -24,6 +25,7 @@ mod guard;
 mod listener;
 mod mailbox;
 mod message;
+mod metadata_snapshots;
 mod partition;
 mod partitions;
 mod peer_log;

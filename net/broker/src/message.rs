@@ -14,6 +14,7 @@ use heddle_protocol::ErrorCode;
 use heddle_record::{HighWatermark, LastStableOffset, LeaderEpoch, LogId, LogStartOffset, Offset, Timestamp};
 
 use crate::admission::Turned;
+use crate::change::Change;
 use crate::listener::Listening;
 use crate::mailbox::{CoreIndex, Wake};
 
@@ -318,10 +319,10 @@ pub(crate) struct ListenRequest {
 }
 
 /// [`Request::Prepare`].
-pub(crate) struct PrepareRequest(pub(crate) Arc<MetadataImage>);
+pub(crate) struct PrepareRequest(pub(crate) Arc<Change>);
 
 /// [`Request::Publish`].
-pub(crate) struct PublishRequest(pub(crate) Arc<MetadataImage>);
+pub(crate) struct PublishRequest(pub(crate) Arc<Change>);
 
 /// [`Request::Drain`].
 pub(crate) struct DrainRequest {

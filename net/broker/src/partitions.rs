@@ -6,11 +6,11 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use heddle_cluster::MetadataImage;
 use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
 use heddle_protocol::ErrorCode;
 use heddle_record::{LogId, LogStartOffset, PartitionIndex};
 
+use crate::change::Change;
 use crate::concurrently;
 use crate::core::Core;
 use crate::message::{
@@ -25,7 +25,15 @@ use crate::topic_settings;
 pub(crate) struct Partitions {
     engine: OnceCell<Engine>,
     /// Each partition, or why it is not served.
-    open: RefCell<BTreeMap<LogId, Result<Rc<Partition>, ErrorCode>>>,
+    open: RefCell<BTreeMap<LogId, Result<Rc<Partition>, Closed>>>,
+}
+
+/// A partition that is not served.
+#[derive(Debug, Clone)]
+struct Closed {
+    /// Whose files stay as they are, until the topic is deleted.
+    name: LogName,
+    error: ErrorCode,
 }
 
 impl Partitions {
@@ -40,7 +48,11 @@ impl Partitions {
     }
 
     fn find(&self, log: LogId) -> Result<Rc<Partition>, ErrorCode> {
-        self.open.borrow().get(&log).cloned().unwrap_or(Err(ErrorCode::UnknownTopicOrPartition))
+        match self.open.borrow().get(&log) {
+            Some(Ok(partition)) => Ok(Rc::clone(partition)),
+            Some(Err(closed)) => Err(closed.error),
+            None => Err(ErrorCode::UnknownTopicOrPartition),
+        }
     }
 
     /// Appends to each log that is named. Every append takes its place before this first waits.
@@ -116,16 +128,16 @@ impl Partitions {
 }
 
 impl Partitions {
-    /// Opens the logs of this core that `image` has and that are not open yet, and takes over what it says of the
-    /// others.
+    /// Opens the logs of this core that `change` brings, and takes over what it says of those that are open. Costs what
+    /// changed, not what there is.
     ///
     /// # Errors
     /// A log could not be opened for want of space, descriptors or permission, in words. A log that is damaged is no
     /// error: it stays closed, and its partition answers so.
-    pub(crate) async fn open(&self, core: &Core, image: &MetadataImage) -> Result<(), String> {
+    pub(crate) async fn open(&self, core: &Core, change: &Change) -> Result<(), String> {
         let engine = self.open_engine().clone();
-        for topic in image.topics() {
-            let settings = topic_settings::of(image, core.broker_id(), &core.config().settings, topic);
+        for topic in change.topics() {
+            let settings = topic_settings::of(change.image(), core.broker_id(), &core.config().settings, topic);
             for (index, state) in (0..).zip(&topic.partitions) {
                 let log = LogId { topic: topic.id, partition: PartitionIndex::new(index) };
                 if core.owner(log) != core.index() || !state.replicas.contains(&core.broker_id()) {
@@ -151,22 +163,35 @@ impl Partitions {
         Ok(())
     }
 
-    /// Drops the partitions that `image` lacks, and deletes their logs.
-    pub(crate) async fn retain(&self, core: &Core, image: &MetadataImage) {
-        let is_gone = |log: &LogId| image.topic(log.topic).is_none_or(|topic| topic.partition(log.partition).is_none());
-        let gone: Vec<LogId> = self.open.borrow().keys().filter(|log| is_gone(log)).copied().collect();
-        for log in gone {
+    /// Drops the partitions that are gone with `change`, and deletes their logs, damaged ones too.
+    pub(crate) async fn drop_gone(&self, core: &Core, change: &Change) {
+        for log in self.gone(change) {
             let removed = self.open.borrow_mut().remove(&log);
-            if let Some(Ok(partition)) = removed {
-                let name = partition.log().name().clone();
-                partition.dismiss(core);
-                drop(partition);
-                let engine = self.open_engine();
-                if let Err(error) = engine.delete_log(&name).await {
-                    tracing::error!(log = %name, "a deleted topic's log could not be removed: {error}");
+            let name = match removed {
+                Some(Ok(partition)) => {
+                    partition.dismiss(core);
+                    partition.log().name().clone()
                 }
+                Some(Err(closed)) => closed.name,
+                None => continue,
+            };
+            if let Err(error) = self.open_engine().delete_log(&name).await {
+                tracing::error!(log = %name, "a deleted topic's log could not be removed: {error}");
             }
         }
+    }
+
+    fn gone(&self, change: &Change) -> Vec<LogId> {
+        let open = self.open.borrow();
+        let known = |topic| {
+            let log = |partition| LogId { topic, partition: PartitionIndex::new(partition) };
+            open.range(log(0)..=log(i32::MAX)).map(|(log, _)| *log)
+        };
+        let is_gone = |log: &LogId| {
+            let topic = change.image().topic(log.topic);
+            topic.is_none_or(|topic| topic.partition(log.partition).is_none())
+        };
+        change.shrunk().flat_map(known).filter(is_gone).collect()
     }
 
     /// Flushes and closes every log.
@@ -190,12 +215,12 @@ async fn open_log(
     name: LogName,
     config: LogConfig,
     terms: Terms,
-) -> Result<Result<Rc<Partition>, ErrorCode>, String> {
+) -> Result<Result<Rc<Partition>, Closed>, String> {
     match engine.open_log(name.clone(), config).await {
         Ok(log) => Ok(Ok(Rc::new(Partition::new(log, terms)))),
         Err(error @ heddle_engine::Error::Damaged { .. }) => {
             tracing::error!(log = %name, "partition is offline: {error}");
-            Ok(Err(ErrorCode::KafkaStorageError))
+            Ok(Err(Closed { name, error: ErrorCode::KafkaStorageError }))
         }
         Err(error) => Err(error.to_string()),
     }

@@ -15,7 +15,7 @@ use heddle_cluster::{Endpoint, MetadataImage};
 use heddle_engine::{DataDir, WantedIdentity};
 use heddle_io::{Io, Task};
 
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, PlantedPanic};
 use crate::controller::Controller;
 use crate::core::Core;
 use crate::error::{BrokerError, StartError, StopError};
@@ -82,6 +82,13 @@ impl Seat {
 /// Starts what every core runs; gives the tasks that serve the letters of each other core.
 fn attend(core: &Core, inboxes: Vec<Inbox>) -> Vec<(CoreIndex, Task<()>)> {
     let sweeping = core.clone();
+    if core.config().planted_panic == PlantedPanic::VitalTask {
+        let io = core.io().clone();
+        drop(core.spawn_vital(async move {
+            io.yield_now().await;
+            panic!("planted in a vital task");
+        }));
+    }
     drop(core.spawn_vital(async move { sweeping.sessions().sweep(sweeping.io(), sweeping.config()).await }));
     drop(core.spawn_vital(core.clone().deliver_letters()));
     let serve = |inbox: Inbox| (inbox.from, core.spawn_vital(core.clone().answer_letters(inbox)));

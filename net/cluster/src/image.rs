@@ -49,6 +49,23 @@ impl TopicImage {
     }
 }
 
+impl TopicImage {
+    /// Adds the records that make this topic.
+    fn add_records(&self, records: &mut Vec<MetadataRecord>) {
+        records.push(MetadataRecord::Topic { name: String::from(&*self.name), id: self.id });
+        records.extend((0..).zip(&self.partitions).map(|(index, state)| MetadataRecord::Partition {
+            topic: self.id,
+            partition: PartitionIndex::new(index),
+            state: state.clone(),
+        }));
+        records.extend(self.config.iter().map(|(name, value)| MetadataRecord::TopicConfig {
+            topic: self.id,
+            name: name.clone(),
+            value: Some(value.clone()),
+        }));
+    }
+}
+
 /// A record that does not fit what came before: the log is not what was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DoesNotFit {
@@ -130,6 +147,35 @@ impl MetadataImage {
     /// How many records this image is made of; grows with each one applied.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// The records that make this image, as few as do.
+    pub fn as_records(&self) -> Vec<MetadataRecord> {
+        let mut records = Vec::new();
+        let features = self.features.iter();
+        records.extend(features.map(|(name, &level)| MetadataRecord::FeatureLevel { name: name.clone(), level }));
+        let brokers = self.brokers.iter();
+        records
+            .extend(brokers.map(|(&id, broker)| MetadataRecord::RegisterBroker { id, registration: broker.clone() }));
+        let setting = |broker, (name, value): (&String, &String)| MetadataRecord::BrokerConfig {
+            broker,
+            name: name.clone(),
+            value: Some(value.clone()),
+        };
+        records.extend(self.cluster_config.iter().map(|entry| setting(None, entry)));
+        for (broker, values) in &self.broker_configs {
+            records.extend(values.iter().map(|entry| setting(Some(*broker), entry)));
+        }
+        if self.next_producer_id > 0 {
+            records.push(MetadataRecord::ProducerIds { broker: BrokerId::NONE, next: self.next_producer_id() });
+        }
+        self.topics.values().for_each(|topic| topic.add_records(&mut records));
+        records
+    }
+
+    /// The same, with the count of the records that made it first.
+    pub(crate) fn made_of(self, records: u64) -> MetadataImage {
+        MetadataImage { records, ..self }
     }
 
     /// Adds one record.

@@ -7,6 +7,7 @@
 //! - [`group`]: consumer groups: rebalances, and committed offsets.
 //! - [`image`]: the cluster's metadata, which only records change.
 //! - [`record`]: those records, and their bytes.
+//! - [`snapshot`]: the image in one piece.
 //! - [`settings`]: the one table of settings; values, layers, `server.properties`.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,6 +20,8 @@ pub mod group;
 pub mod image;
 pub mod record;
 pub mod settings;
+pub mod snapshot;
 
 pub use image::{MetadataImage, TopicImage};
 pub use record::{BrokerRegistration, Endpoint, MetadataRecord, PartitionState};
+pub use snapshot::Snapshot;

@@ -123,6 +123,28 @@ impl DataDir {
         &self.shared.identity
     }
 
+    /// Replaces a small file beside the logs, durably: a crash leaves the former one or this.
+    ///
+    /// # Errors
+    /// Whatever the system refuses; the former file is still there then.
+    pub async fn replace_file(&self, io: &Io, name: &str, bytes: Lease) -> Result<(), Error> {
+        write_checked(io, self.path(), name, bytes).await
+    }
+
+    /// Reads a small file beside the logs; `None` if there is none.
+    ///
+    /// # Errors
+    /// Whatever the system refuses.
+    pub async fn read_file(&self, io: &Io, name: &str) -> Result<Option<Lease>, Error> {
+        let file = match io.open(&self.path().join(name), OpenOptions::read()).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let len = usize::try_from(io.len(&file).await?).expect("a small file fits in memory");
+        Ok(Some(io.read_lease(&file, 0, len).await?))
+    }
+
     /// Whether a flush has failed here: nothing is acknowledged any more, on no core.
     pub fn is_offline(&self) -> bool {
         self.shared.offline.load(Ordering::Acquire)
@@ -360,7 +382,10 @@ pub(crate) async fn clean_leftovers(io: &Io, path: &Path) -> Result<(), Error> {
 fn is_ours(name: &str, kind: EntryKind) -> bool {
     match kind {
         EntryKind::File => {
-            name == layout::IDENTITY_FILE || name == layout::LOCK_FILE || layout::checkpoint_core(name).is_some()
+            name == layout::IDENTITY_FILE
+                || name == layout::LOCK_FILE
+                || layout::checkpoint_core(name).is_some()
+                || matches!(name.strip_prefix(layout::METADATA_PREFIX), Some("0" | "1"))
         }
         EntryKind::Directory => layout::LogName::from_directory(name).is_some() || name == "lost+found",
         EntryKind::Other => false,

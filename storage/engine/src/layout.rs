@@ -17,6 +17,8 @@ pub const IDENTITY_FILE: &str = "heddle.identity";
 pub const LOCK_FILE: &str = "heddle.lock";
 /// What a checkpoint's name starts with; the core's number follows.
 pub const CHECKPOINT_PREFIX: &str = "heddle.checkpoint.";
+/// What the name of a snapshot of the metadata starts with; 0 or 1 follows.
+pub const METADATA_PREFIX: &str = "heddle.metadata.";
 /// What a file that is being written ends with until it is renamed; removed at start.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
 /// The space of a deleted segment, kept in its log's directory for the next one; removed at start.

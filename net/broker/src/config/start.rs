@@ -15,8 +15,8 @@ use heddle_engine::{DeviceChoice, EngineConfig};
 use heddle_io::Backend;
 use heddle_record::BrokerId;
 
-use super::BrokerConfig;
 use super::listeners;
+use super::{BrokerConfig, PlantedPanic};
 
 /// What the broker may use where no setting says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +156,8 @@ impl StartSettings {
                 tail_bytes_max: read.tail_bytes(machine) / cores,
                 ..EngineConfig::default()
             },
+            metadata_snapshot_bytes: read.number("metadata.log.max.record.bytes.between.snapshots").unsigned_abs(),
+            planted_panic: PlantedPanic::None,
             settings: Values::new(),
         };
         Ok(BrokerConfig { settings: self.values, ..config })

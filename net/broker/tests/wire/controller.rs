@@ -22,7 +22,7 @@ const RETENTION: &str = "12345678";
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
 
-fn creation(name: &str) -> CreateTopicsRequest<'_> {
+pub(super) fn creation(name: &str) -> CreateTopicsRequest<'_> {
     let config = CreatableTopicConfig { name: "retention.ms", value: Some(RETENTION) };
     let topic = CreatableTopic {
         name,
@@ -35,7 +35,7 @@ fn creation(name: &str) -> CreateTopicsRequest<'_> {
 }
 
 /// Creates a topic of four partitions; gives the error and the id.
-async fn create(connection: &mut Connection, name: &str) -> (i16, Uuid) {
+pub(super) async fn create(connection: &mut Connection, name: &str) -> (i16, Uuid) {
     let answer = connection.call(7, &creation(name)).await;
     let response: CreateTopicsResponse<'_> = answer.decode();
     let topic = response.topics.first().expect("the topic that was to be made");
@@ -43,7 +43,7 @@ async fn create(connection: &mut Connection, name: &str) -> (i16, Uuid) {
 }
 
 /// Name, id and number of partitions of every topic.
-async fn topics(connection: &mut Connection) -> Vec<(String, Uuid, usize)> {
+pub(super) async fn topics(connection: &mut Connection) -> Vec<(String, Uuid, usize)> {
     let answer = connection.call(12, &MetadataRequest { topics: None, ..Default::default() }).await;
     let response: MetadataResponse<'_> = answer.decode();
     let topic = |topic: heddle_protocol::messages::metadata::MetadataResponseTopic<'_>| {
@@ -80,7 +80,7 @@ async fn delete(connection: &mut Connection, name: &'static str) -> i16 {
 }
 
 /// The directories of logs, but for that of the metadata.
-fn logs(world: &World) -> BTreeSet<String> {
+pub(super) fn logs(world: &World) -> BTreeSet<String> {
     let files = world.broker.files();
     let directories = files.iter().filter_map(|file| file.parent()?.file_name()?.to_str());
     directories.filter(|name| name.contains('.') && !name.starts_with("__")).map(str::to_owned).collect()
@@ -266,4 +266,36 @@ fn a_reported_topic_takes_writes() {
             creating.await;
         });
     }
+}
+
+/// A damaged partition keeps its files while its topic is there; with the topic they go at once.
+#[test]
+fn the_files_of_a_damaged_partition_go_with_its_topic() {
+    let mut world = World::new(10, 2, &[]);
+    let (io, address) = (world.io.clone(), world.address);
+    world.run(async move {
+        let mut connection = World::connect(io, address).await;
+        assert_eq!(create(&mut connection, "loom").await.0, 0);
+        let answer = connection.call(7, &produce("loom", 1, -1, &batch(&["a"]))).await;
+        assert_eq!(produced(&answer), (0, 0));
+    });
+    world.stop().expect("a clean stop");
+    let files = world.broker.files();
+    let log = files
+        .iter()
+        .find(|file| file.to_string_lossy().contains("/loom-1.") && file.extension().is_some_and(|e| e == "log"));
+    world.broker.flip_bit(log.expect("the log has a segment"), 65, 0).expect("it is there");
+    world.broker.power_cut();
+    world.broker.restart();
+    world.start(2, &[]);
+    let (io, address) = (world.io.clone(), world.address);
+    world.run(async move {
+        let mut connection = World::connect(io, address).await;
+        let answer = connection.call(7, &produce("loom", 1, -1, &batch(&["b"]))).await;
+        assert_eq!(produced(&answer).0, ErrorCode::KafkaStorageError.code());
+    });
+    assert_eq!(logs(&world).len(), 4, "damaged files are left as they are");
+    let (io, address) = (world.io.clone(), world.address);
+    world.run(async move { assert_eq!(delete(&mut World::connect(io, address).await, "loom").await, 0) });
+    assert_eq!(logs(&world).len(), 0, "{:?}", logs(&world));
 }

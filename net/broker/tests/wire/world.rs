@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_broker::config::{Machine, StartSettings};
+use heddle_broker::config::{Machine, PlantedPanic, StartSettings};
 use heddle_broker::{BrokerError, seats};
 use heddle_io::sim::{Host, Simulator};
 use heddle_io::sync::Notify;
@@ -29,24 +29,45 @@ pub(crate) struct World {
 impl World {
     /// A broker with `cores` cores that serves.
     pub(crate) fn new(seed: u64, cores: usize, settings: &[(&str, &str)]) -> Self {
-        let simulator = Simulator::new(seed);
-        let broker = simulator.host("broker");
-        let io = simulator.host("client").start_core();
-        let address = SocketAddr::new(broker.address(), 9092);
-        let mut world = Self { simulator, broker, io, address, stop: Notify::new(), ended: Rc::default() };
+        let mut world = Self::empty(seed);
         world.start(cores, settings);
         world
     }
 
+    /// A machine for a broker, and one for its clients.
+    pub(crate) fn empty(seed: u64) -> Self {
+        let simulator = Simulator::new(seed);
+        let broker = simulator.host("broker");
+        let io = simulator.host("client").start_core();
+        let address = SocketAddr::new(broker.address(), 9092);
+        Self { simulator, broker, io, address, stop: Notify::new(), ended: Rc::default() }
+    }
+
     /// Starts the broker, which must not be running.
     pub(crate) fn start(&mut self, cores: usize, settings: &[(&str, &str)]) {
+        let started = self.try_start(cores, settings, PlantedPanic::None);
+        started.unwrap_or_else(|error| panic!("the broker did not start: {error}"));
+    }
+
+    /// Starts the broker, which must not be running, with a panic that waits in it.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    pub(crate) fn try_start(
+        &mut self,
+        cores: usize,
+        settings: &[(&str, &str)],
+        planted_panic: PlantedPanic,
+    ) -> Result<(), BrokerError> {
         let mut start = StartSettings::default();
         let listener = self.address.to_string();
         let own = [("log.dirs", "/data"), ("listeners", listener.as_str()), ("insecure", "true")];
         for (name, value) in own.iter().chain(settings) {
             start.set(name, value, "test").expect("the settings of a test are right");
         }
-        let config = start.check(Machine { cores, memory_bytes: 1 << 30 }).expect("the settings of a test are right");
+        let mut config =
+            start.check(Machine { cores, memory_bytes: 1 << 30 }).expect("the settings of a test are right");
+        config.planted_panic = planted_panic;
         let (first, others) = seats(config);
         for seat in others {
             let io = self.broker.start_core();
@@ -62,9 +83,12 @@ impl World {
             ended.replace(Some(result));
         }));
         while !serves.get() {
-            assert!(self.ended.borrow().is_none(), "the broker did not start: {:?}", self.ended);
+            if let Some(ended) = self.ended.take() {
+                return ended;
+            }
             assert!(self.simulator.step(), "the broker neither serves nor says why");
         }
+        Ok(())
     }
 
     /// Tells the broker to stop; gives its end, after at most 10 s of virtual time.
