@@ -103,6 +103,7 @@ impl Life {
         let orders = world.open(name("orders", 1), small(2048)).await?;
         let relaxed = world.open(name("relaxed", 2), LogConfig { flush_messages: 50, ..small(1024) }).await?;
         let short = world.open(name("short", 3), LogConfig { retention_bytes: Some(2000), ..small(1024) }).await?;
+        let replica = world.open(name("replica", 4), small(9000)).await?;
         let followers: Vec<Task<()>> =
             [&orders, &relaxed, &short].into_iter().flat_map(|log| world.follow(log)).collect();
 
@@ -116,6 +117,7 @@ impl Life {
             world.io.spawn(produce(&relaxed, Some(2), 3)),
             world.io.spawn(produce(&short, Some(3), 2)),
         ];
+        world.clone().append_and_cut(replica).await?;
         world.pause().await;
         let doomed = name("doomed", 0x10 + self.number as u8);
         world.clone().make_and_delete(doomed).await?;
@@ -268,6 +270,19 @@ impl World {
         let start = self.engine.delete_records_before(log, before).await?;
         self.history.borrow_mut().log(log.name()).deletion_confirmed = start.offset().get();
         Ok(())
+    }
+
+    /// What a follower does that followed a leader who lost: appends, and cuts back what is not committed, and appends again.
+    async fn append_and_cut(self, log: Log) -> Result<(), Refused> {
+        for _ in 0..2 {
+            self.clone().produce(log.clone(), None, 8, 3).await?;
+            let offsets = log.offsets();
+            let end = (offsets.log_end.offset().get() - 6).max(offsets.high_watermark.offset().get());
+            self.history.borrow_mut().log(log.name()).truncation_asked(end);
+            let cut = self.engine.truncate_to(&log, Offset::new(end)).await?;
+            self.history.borrow_mut().log(log.name()).truncated(cut.get());
+        }
+        self.produce(log, None, 1, 1).await
     }
 
     async fn make_and_delete(self, name: LogName) -> Result<(), Refused> {

@@ -4,6 +4,7 @@
 //! power cut takes it back. Never touches an engine.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use heddle_engine::{LogConfig, LogName};
 use heddle_io::Lease;
@@ -75,6 +76,17 @@ pub struct History {
 }
 
 impl History {
+    /// A number that changes with whatever was promised.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (name, log) in &self.logs {
+            let acknowledged = log.given.values().filter(|given| given.acknowledged).count();
+            let deleted = (log.deletion_asked, log.deletion_confirmed);
+            (name, log.existence as u8, log.given.len(), acknowledged, log.read_end, deleted).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
     /// What is known of a log.
     ///
     /// # Panics
@@ -174,6 +186,17 @@ impl LogHistory {
             }
             None => Ok(()),
         }
+    }
+
+    /// Truncation to `end` was asked for: what lies behind may be there or not.
+    pub fn truncation_asked(&mut self, end: i64) {
+        self.given.values_mut().filter(|given| given.last >= end).for_each(|given| given.acknowledged = false);
+        self.read_end = self.read_end.min(end);
+    }
+
+    /// Truncation to `end` was confirmed: what lay behind was never there.
+    pub fn truncated(&mut self, end: i64) {
+        self.given.retain(|_, given| given.last < end);
     }
 
     /// After a recovery: what did not survive was never there, and what did survive has been read.

@@ -3,6 +3,7 @@
 
 use std::thread::JoinHandle;
 
+pub mod crash_states;
 pub mod engine_life;
 pub mod engine_recovery;
 pub mod failing_fs;

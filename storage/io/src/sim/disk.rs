@@ -56,7 +56,7 @@ use std::time::Duration;
 use super::content::{ChangeNumber, Content, Survival, survive};
 use super::fault::{CutPoint, DiskCounters, Effect, Fault, OperationKind};
 use super::pages::PAGE_BYTES;
-use super::random::Random;
+use super::random::{Random, mix};
 use super::request::{Entry, Errno, Handle, OpenMode, OperationId, Reply, Request};
 use super::tree::{Inode, JournalPosition, Node, Tree};
 use crate::file::Access;
@@ -168,6 +168,8 @@ pub(crate) struct Disk {
     capacity_pages: Option<u64>,
     counters: DiskCounters,
     cut_at: Option<CutPoint>,
+    /// What a probe finds, if that is not what the disk keeps.
+    claimed: Option<FaultModel>,
 }
 
 impl Disk {
@@ -192,6 +194,7 @@ impl Disk {
             capacity_pages: None,
             counters: DiskCounters::default(),
             cut_at: None,
+            claimed: None,
         }
     }
 
@@ -303,7 +306,7 @@ impl Disk {
 
     /// What a probe of this disk finds.
     pub(crate) fn traits(&self) -> DiskTraits {
-        let FaultModel { direct, flush, cache, .. } = self.model;
+        let FaultModel { direct, flush, cache, .. } = self.claimed.unwrap_or(self.model);
         DiskTraits {
             file_system: "sim".to_owned(),
             direct,
@@ -316,6 +319,10 @@ impl Disk {
 
     pub(crate) fn set_model(&mut self, model: FaultModel) {
         self.model = model;
+    }
+
+    pub(crate) fn set_claimed(&mut self, claimed: Option<FaultModel>) {
+        self.claimed = claimed;
     }
 
     pub(crate) fn set_timing(&mut self, timing: DiskTiming) {
@@ -371,6 +378,15 @@ impl Disk {
         let mut bytes = vec![0; content.seen().len() as usize];
         content.seen().read(0, &mut bytes);
         Ok(bytes)
+    }
+
+    /// A number that depends on the name and the bytes of every file.
+    pub(crate) fn digest(&self) -> u64 {
+        self.list_files().iter().fold(0, |digest, path| {
+            let file = self.file_at(path).expect("it was just listed");
+            let name = super::request::digest_of(path.as_os_str().as_encoded_bytes());
+            mix(digest ^ mix(name) ^ self.files[&file].seen().digest())
+        })
     }
 
     /// Every file below `/`, for a test's eyes.

@@ -117,6 +117,11 @@ impl Host {
         self.world().machine(self.id).disk.set_model(model);
     }
 
+    /// Makes a probe find what `claimed` would keep, whatever the disk does keep: for tests that must see a loss.
+    pub fn set_claimed_model(&self, claimed: Option<FaultModel>) {
+        self.world().machine(self.id).disk.set_claimed(claimed);
+    }
+
     /// Sets how long the disk's operations take.
     pub fn set_disk_timing(&self, timing: DiskTiming) {
         self.world().machine(self.id).disk.set_timing(timing);
@@ -198,10 +203,18 @@ impl Host {
     pub fn insert_after_power_cut(&self, copy: &DiskCopy, seed: u64) {
         let in_use = self.simulator.inner.cores.borrow().values().any(|core| core.host == self.id);
         assert!(!in_use, "{} has cores", self.name());
-        let mut disk = copy.disk.clone();
-        disk.reseed(Random::new(seed));
-        disk.power_cut();
-        self.world().machine(self.id).disk = disk;
+        self.world().machine(self.id).disk = copy.after_power_cut(seed).disk;
+    }
+
+    /// Puts a copy of a disk in as it is.
+    ///
+    /// # Panics
+    ///
+    /// If cores run here: the disk is changed under nobody.
+    pub fn insert_disk(&self, copy: &DiskCopy) {
+        let in_use = self.simulator.inner.cores.borrow().values().any(|core| core.host == self.id);
+        assert!(!in_use, "{} has cores", self.name());
+        self.world().machine(self.id).disk = copy.disk.clone();
     }
 }
 
@@ -215,6 +228,22 @@ impl fmt::Debug for Host {
 #[derive(Clone)]
 pub struct DiskCopy {
     disk: Disk,
+}
+
+impl DiskCopy {
+    /// What a power cut that `seed` decides leaves of it.
+    #[must_use]
+    pub fn after_power_cut(&self, seed: u64) -> DiskCopy {
+        let mut disk = self.disk.clone();
+        disk.reseed(Random::new(seed));
+        disk.power_cut();
+        DiskCopy { disk }
+    }
+
+    /// A number that depends on the name and the bytes of every file, as processes see them.
+    pub fn digest(&self) -> u64 {
+        self.disk.digest()
+    }
 }
 
 impl fmt::Debug for DiskCopy {

@@ -68,6 +68,22 @@ impl Image {
         }
     }
 
+    /// A number that depends on the length and on every byte.
+    pub(crate) fn digest(&self) -> u64 {
+        let start = super::random::mix(self.len);
+        self.pages.iter().fold(start, |digest, (index, page)| {
+            let (words, _) = page.as_chunks::<8>();
+            // A page of zeros reads as one that is absent.
+            let mut any = 0;
+            let content = words.iter().fold(*index, |digest, word| {
+                let word = u64::from_le_bytes(*word);
+                any |= word;
+                (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+            });
+            if any == 0 { digest } else { super::random::mix(digest ^ content) }
+        })
+    }
+
     /// Makes the file `len` bytes long: what lies behind is gone for good, what is new reads as zero.
     pub(crate) fn set_len(&mut self, len: u64) {
         if len < self.len {
