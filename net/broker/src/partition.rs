@@ -80,13 +80,19 @@ impl Partition {
         if acks == Acks::All && terms.in_sync < terms.in_sync_min {
             return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
         }
-        let appended = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch).await;
+        // A disk that hangs holds an append up before it has its offsets, once too much waits to be written.
+        let append = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch);
+        let appended = match acks {
+            Acks::None => append.await,
+            Acks::Leader | Acks::All => in_time(&core, deadline, append).await?,
+        };
         let appended = appended.map_err(|error| self.fault(error))?;
         match acks {
             Acks::All => self.committed(&core, appended.last_offset, deadline).await?,
             Acks::Leader => {
                 self.pursue(&core);
-                self.log.written(appended.last_offset).await.map_err(storage_fault)?;
+                let written = in_time(&core, deadline, self.log.written(appended.last_offset)).await?;
+                written.map_err(storage_fault)?;
             }
             Acks::None => self.pursue(&core),
         }
@@ -104,16 +110,15 @@ impl Partition {
         last_offset: Offset,
         deadline: Monotonic,
     ) -> Result<(), AppendFault> {
-        let patience = deadline.since(core.io().now());
-        match core.io().timeout(patience, self.log.committable(last_offset)).await {
+        match in_time(core, deadline, self.log.committable(last_offset)).await {
             Ok(Ok(())) => {
                 self.commit(core);
                 Ok(())
             }
             Ok(Err(error)) => Err(storage_fault(error)),
-            Err(_elapsed) => {
+            Err(timed_out) => {
                 self.pursue(core);
-                Err(AppendFault::new(ErrorCode::RequestTimedOut))
+                Err(timed_out)
             }
         }
     }
@@ -306,6 +311,13 @@ impl Partition {
         let log_start_offset = Some(self.log.offsets().log_start);
         AppendFault { error: code, message: Some(error.to_string()), records, log_start_offset }
     }
+}
+
+/// What comes of `future` before `deadline`; else REQUEST_TIMED_OUT.
+async fn in_time<F: Future>(core: &Core, deadline: Monotonic, future: F) -> Result<F::Output, AppendFault> {
+    let patience = deadline.since(core.io().now());
+    let output = core.io().timeout(patience, future).await;
+    output.map_err(|_elapsed| AppendFault::new(ErrorCode::RequestTimedOut))
 }
 
 fn storage_fault(error: heddle_engine::Error) -> AppendFault {

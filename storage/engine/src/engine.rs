@@ -63,7 +63,7 @@ pub(crate) struct Core {
     producers: Cell<usize>,
     /// Bytes appended since the last checkpoint.
     pub(crate) bytes_since_checkpoint: Cell<u64>,
-    /// Logs that are offline because the disk was full.
+    /// Logs that are offline because the disk was full or read-only.
     full: RefCell<BTreeSet<LogId>>,
     /// When a log with `flush_age_max` has to be flushed.
     flush_deadlines: RefCell<BTreeMap<LogId, Monotonic>>,
@@ -245,13 +245,14 @@ impl Engine {
         deadlines.borrow().values().min().copied()
     }
 
-    /// Brings logs back online that met a full disk. Where it still is full, the next append takes them offline again.
+    /// Brings logs back online that met a full or a read-only disk. Where it still is, the next append takes them offline
+    /// again.
     pub async fn reopen_full_logs(&self) {
         for id in self.inner.core.take_full() {
             let Some(log) = self.log(id) else { continue };
             match log.inner.reopen().await {
                 Ok(()) => tracing::info!(log = %log.name(), "the log is online again"),
-                Err(error) if error.is_no_space() => self.inner.core.note_full(id),
+                Err(error) if error.is_refusal() => self.inner.core.note_full(id),
                 Err(error) => {
                     tracing::error!(log = %log.name(), %error, "the log cannot be opened again and stays offline")
                 }
@@ -371,7 +372,7 @@ impl Core {
         self.drained.notify_all();
     }
 
-    /// Notes a log that is offline because the disk was full.
+    /// Notes a log that is offline because the disk was full or read-only.
     pub(crate) fn note_full(&self, log: LogId) {
         self.full.borrow_mut().insert(log);
         self.upkeep.notify_all();

@@ -85,7 +85,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a flush failed, for another reason than a full disk.
+    /// Whether a flush failed, for another reason than a full disk. One on a file system that became read-only has failed:
+    /// what it should have written may be gone.
     pub(crate) fn is_failed_flush(&self) -> bool {
         matches!(self, Error::Io(error) if error.operation().starts_with("sync") && !error.is_no_space())
     }
@@ -98,6 +99,33 @@ impl Error {
     /// Whether the disk (or its quota) is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, Error::Io(error) if error.is_no_space())
+    }
+
+    /// Whether the disk refused an operation that it may take later, without having lost anything: it is full, or its file
+    /// system is read-only. A flush is never refused: it fails.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::Io(error) if error.is_no_space() || error.is_read_only()) && !self.is_failed_flush()
+    }
+
+    /// What whoever keeps the machine can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Error::Io(error) if error.is_no_space() => {
+                "make room on the disk (delete topics or records, or lower retention); the log comes back by itself"
+            }
+            Error::Io(_) if self.is_failed_flush() => {
+                "check the disk and the kernel's log, then restart; what was not acknowledged may be gone"
+            }
+            Error::Io(error) if error.is_read_only() => {
+                "see in the kernel's log why the file system became read-only, repair it and mount it writable; the log comes back by itself"
+            }
+            Error::Io(error) if error.is_too_many_files() => "raise the limit of open files (ulimit -n), then restart",
+            Error::Io(_) => "check the disk and the kernel's log, then restart",
+            Error::Damaged { .. } => {
+                "restore the file from a replica or a backup, or give its records up with kafka-delete-records; the disk may be failing"
+            }
+            _ => "see the line that says what failed first",
+        }
     }
 }
 

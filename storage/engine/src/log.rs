@@ -362,7 +362,7 @@ impl LogInner {
     /// Takes the log offline for good: nothing that was not acknowledged will be.
     pub(crate) fn take_offline(&self, cause: &Error) {
         if self.go_offline(cause) {
-            tracing::error!(log = %self.name, %cause, "the log is offline");
+            tracing::error!(log = %self.name, %cause, remedy = cause.remedy(), "the log is offline");
         }
     }
 
@@ -444,7 +444,13 @@ impl LogInner {
         options: OpenOptions,
     ) -> Result<File, Error> {
         let key = self.file_key(segment, file);
-        let opened = self.core.files.open(self.io(), key, &self.path, options).await?;
+        let opened = match self.core.files.open(self.io(), key, &self.path, options).await {
+            // Good enough for a reader, and not kept: whoever writes later must not find it.
+            Err(Error::Io(error)) if error.is_read_only() => {
+                self.io().open(&key.path(&self.path), OpenOptions::read()).await?
+            }
+            opened => opened?,
+        };
         if self.state.borrow_mut().segment(segment).is_none() {
             self.core.files.forget(key);
             return Err(Error::Offline("the segment was deleted meanwhile".into()));

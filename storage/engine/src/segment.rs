@@ -108,7 +108,7 @@ impl LogInner {
                 Err(error) => {
                     self.state.borrow_mut().pending_bytes -= bytes;
                     self.take_offline(&error);
-                    if error.is_no_space() {
+                    if error.is_refusal() {
                         self.core.note_full(self.name.id);
                     }
                 }

@@ -286,8 +286,9 @@ impl LogState {
     pub(crate) fn take_offline(&mut self, error: Error) -> bool {
         let first = self.offline.is_none();
         if first {
-            let reason: Arc<str> = Arc::from(error.to_string().as_str());
-            self.offline = Some(Error::Offline(reason));
+            // Whoever asks can tell what will pass from what will not.
+            let reason = |error: Error| Error::Offline(Arc::from(error.to_string().as_str()));
+            self.offline = Some(if error.is_refusal() { error } else { reason(error) });
         }
         self.queue.clear();
         self.written_waiters.wake_all();

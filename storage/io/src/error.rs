@@ -118,6 +118,11 @@ impl Error {
         matches!(self.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) || self.kind() == ErrorKind::StorageFull
     }
 
+    /// Whether the file system is mounted read-only, or has become so after an error.
+    pub fn is_read_only(&self) -> bool {
+        self.raw_os_error() == Some(libc::EROFS)
+    }
+
     /// Whether the process or the machine has run out of file descriptors: accept again later.
     pub fn is_too_many_files(&self) -> bool {
         matches!(self.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))

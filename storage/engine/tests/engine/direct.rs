@@ -5,6 +5,7 @@ use heddle_engine::DeviceChoice;
 
 mod data_dir;
 mod failing_disk;
+mod faults;
 mod fixture;
 mod format;
 mod harness;

@@ -44,7 +44,8 @@
 //!
 //! `FlushScope::File` promises no more than the first. Where one flush is for all, one that fails loses the overwrites of all.
 //!
-//! Faults are planted with [`Fault`]; space can run out ([`Disk::set_capacity`]); the medium can rot ([`Disk::flip_bit`]).
+//! Faults are planted with [`Fault`]; space can run out ([`Disk::set_capacity`]); the medium can rot ([`Disk::flip_bit`]); the
+//! file system can become read-only ([`Disk::set_read_only`]): a flush fails then like any other that fails.
 //! Access rights, links and time stamps do not exist here.
 
 use std::collections::BTreeMap;
@@ -166,6 +167,7 @@ pub(crate) struct Disk {
     locks: Vec<(Inode, Weak<()>)>,
     faults: Vec<Fault>,
     capacity_pages: Option<u64>,
+    is_read_only: bool,
     counters: DiskCounters,
     cut_at: Option<CutPoint>,
     /// What a probe finds, if that is not what the disk keeps.
@@ -192,6 +194,7 @@ impl Disk {
             locks: Vec::new(),
             faults: Vec::new(),
             capacity_pages: None,
+            is_read_only: false,
             counters: DiskCounters::default(),
             cut_at: None,
             claimed: None,
@@ -339,6 +342,11 @@ impl Disk {
         self.files.values().map(Content::pages_used).sum::<u64>() * PAGE_BYTES
     }
 
+    /// Whether the file system refuses everything that would change it, as after `errors=remount-ro`.
+    pub(crate) fn set_read_only(&mut self, is_read_only: bool) {
+        self.is_read_only = is_read_only;
+    }
+
     pub(crate) fn plant(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
@@ -406,7 +414,10 @@ impl Disk {
     }
 
     fn perform(&mut self, operation: InFlight) -> Result<Reply, Errno> {
-        let InFlight { request, effect, changes_end, journal_end } = operation;
+        let InFlight { request, mut effect, changes_end, journal_end } = operation;
+        if self.is_read_only && request.needs_to_write() {
+            effect = Some(Effect::Fail(libc::EROFS));
+        }
         if let Some(Effect::Fail(errno)) = effect {
             if let Request::Flush { file } = request {
                 self.flush_failed(file, changes_end);

@@ -152,6 +152,12 @@ impl Host {
         self.world().machine(self.id).disk.set_capacity(bytes);
     }
 
+    /// Makes the file system read-only, as it makes itself after an error, or writable again: what would change it fails
+    /// with EROFS, and so does a flush, which loses what it should have written.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        self.world().machine(self.id).disk.set_read_only(is_read_only);
+    }
+
     /// Bytes that files occupy.
     pub fn used_bytes(&self) -> u64 {
         self.world().machine(self.id).disk.used_bytes()

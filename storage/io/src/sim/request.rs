@@ -26,6 +26,7 @@ pub(crate) struct OpenMode {
     pub(crate) create_new: bool,
     pub(crate) truncate: bool,
     pub(crate) direct: bool,
+    pub(crate) write: bool,
 }
 
 /// What a process asks for.
@@ -105,6 +106,15 @@ impl Request {
             Request::RemoveFile { path } => 11 << 40 | path_digest(path),
             Request::RemoveTree { path } => 12 << 40 | path_digest(path),
             Request::SyncDirectory { path } => 13 << 40 | path_digest(path),
+        }
+    }
+
+    /// Whether a file system that is mounted read-only refuses it.
+    pub(crate) fn needs_to_write(&self) -> bool {
+        match self {
+            Request::Open { mode, .. } => mode.write,
+            Request::Read { .. } | Request::List { .. } | Request::Stat { .. } | Request::SyncDirectory { .. } => false,
+            _ => true,
         }
     }
 

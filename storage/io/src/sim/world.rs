@@ -411,6 +411,7 @@ impl World {
                     create_new: options.create_new,
                     truncate: options.truncate,
                     direct: options.direct,
+                    write: options.write,
                 };
                 let stage = Stage::Open { path: path.clone(), writable: options.write, direct: options.direct };
                 Ok(Prepared { request: Request::Open { path, mode }, stage, held: Held::Nothing })
