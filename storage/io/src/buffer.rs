@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::append_buffer::Block;
+use crate::recycle::Recycler;
 
 /// The alignment that O_DIRECT needs everywhere, and the size of a page.
 pub const DIRECT_ALIGNMENT: usize = 4096;
@@ -24,7 +25,11 @@ pub struct Buffer {
     /// Bytes that are initialised, from the start.
     len: usize,
     capacity: usize,
+    /// Bytes that were allocated; more than `capacity` in memory that is used again.
+    allocated: usize,
     align: usize,
+    /// Where the memory goes when the buffer drops; nothing to free it.
+    home: Option<Arc<Recycler>>,
 }
 
 // SAFETY: a buffer is the only owner of its memory, as a Vec<u8> is.
@@ -43,15 +48,23 @@ impl Buffer {
         Buffer::allocate(capacity.next_multiple_of(DIRECT_ALIGNMENT), DIRECT_ALIGNMENT)
     }
 
-    fn allocate(capacity: usize, align: usize) -> Buffer {
+    pub(crate) fn allocate(capacity: usize, align: usize) -> Buffer {
         if capacity == 0 {
-            return Buffer { start: NonNull::<u64>::dangling().cast(), len: 0, capacity: 0, align };
+            let start = NonNull::<u64>::dangling().cast();
+            return Buffer { start, len: 0, capacity: 0, allocated: 0, align, home: None };
         }
         let layout = layout(capacity, align);
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        Buffer { start, len: 0, capacity, align }
+        Buffer { start, len: 0, capacity, allocated: capacity, align, home: None }
+    }
+
+    /// The same memory, empty, with room for `capacity` bytes; it goes to `home` in the end.
+    pub(crate) fn limited(mut self, capacity: usize, home: Arc<Recycler>) -> Buffer {
+        assert!(capacity <= self.allocated, "a limit of {capacity} bytes in {} allocated", self.allocated);
+        (self.len, self.capacity, self.home) = (0, capacity, Some(home));
+        self
     }
 
     /// Bytes that are filled.
@@ -160,9 +173,15 @@ fn layout(capacity: usize, align: usize) -> Layout {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.capacity != 0 {
-            // SAFETY: `allocate` got this memory with this very layout, and nobody else frees it.
-            unsafe { dealloc(self.start.as_ptr(), layout(self.capacity, self.align)) };
+        if let Some(home) = self.home.take() {
+            let (start, allocated, align) = (self.start, self.allocated, self.align);
+            // This one owns nothing any more.
+            self.allocated = 0;
+            home.give_back(Buffer { start, len: 0, capacity: allocated, allocated, align, home: None });
+        } else if self.allocated != 0 {
+            // SAFETY: `allocate` got this memory with this very layout, and nobody else frees it: whoever handed it on set
+            // `allocated` to 0.
+            unsafe { dealloc(self.start.as_ptr(), layout(self.allocated, self.align)) };
         }
     }
 }

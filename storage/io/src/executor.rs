@@ -45,7 +45,7 @@ impl Executor {
 
     /// A core on a backend that exists already: how the simulator makes its cores.
     pub(crate) fn on(backend: BackendImpl, wakes: Arc<WakeList>) -> Executor {
-        Executor { core: Core::new(backend, wakes) }
+        Executor { core: Core::new(backend, wakes, IoConfig::default().recycled_bytes_max) }
     }
 
     /// The handle that tasks carry.

@@ -74,7 +74,8 @@ pub(crate) enum Flight {
     Send {
         socket: Socket,
         pieces: Vectored,
-        message: Box<libc::msghdr>,
+        /// Made when there are several pieces.
+        message: Option<Box<libc::msghdr>>,
     },
     /// `loading` is the buffer of the read that the entry does; without one it waits for the socket.
     SendFile {
@@ -127,9 +128,7 @@ impl Flight {
             Op::Allocate { file, position, len } => Flight::Allocate { file, position, len },
             Op::Accept { listener } => Flight::Accept { listener, poll: false },
             Op::Recv { socket, buffer } => Flight::Recv { socket, buffer },
-            Op::Send { socket, pieces } => {
-                Flight::Send { socket, pieces: Vectored::new(pieces), message: Box::new(os::empty_message()) }
-            }
+            Op::Send { socket, pieces } => Flight::Send { socket, pieces: Vectored::new(pieces), message: None },
             Op::SendFile { socket, file, position, len } => {
                 let send = SendFile::new(socket, file, position, len);
                 Flight::SendFile { send, loading: None, position: 0 }
@@ -427,7 +426,7 @@ fn write_entry(file: RawFd, position: u64, pieces: &Vectored, patience: Patience
 }
 
 /// MSG_WAITALL lets the kernel go on after a short send by itself.
-fn send_entry(socket: RawFd, pieces: &Vectored, message: &mut libc::msghdr) -> Entry {
+fn send_entry(socket: RawFd, pieces: &Vectored, message: &mut Option<Box<libc::msghdr>>) -> Entry {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
     match pieces.next_call() {
         [piece] => {
@@ -435,9 +434,10 @@ fn send_entry(socket: RawFd, pieces: &Vectored, message: &mut libc::msghdr) -> E
             opcode::Send::new(Fd(socket), piece.iov_base.cast(), len).flags(flags).build()
         }
         many => {
+            let message = message.get_or_insert_with(|| Box::new(os::empty_message()));
             message.msg_iov = many.as_ptr().cast_mut();
             message.msg_iovlen = many.len() as _;
-            opcode::SendMsg::new(Fd(socket), std::ptr::from_mut(message)).flags(flags as u32).build()
+            opcode::SendMsg::new(Fd(socket), std::ptr::from_mut(&mut **message)).flags(flags as u32).build()
         }
     }
 }

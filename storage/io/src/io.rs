@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blocking::BlockingBackend;
+use crate::buffer::Buffer;
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::executor::{self, Panicked, Task, Tasks};
@@ -42,6 +43,7 @@ use crate::foreign::ForeignBackend;
 use crate::memory::Memory;
 use crate::op::{Op, OpKey, Outcome, Pending, Slots};
 use crate::probe::DiskTraits;
+use crate::recycle::Recycler;
 use crate::sim::SimBackend;
 use crate::socket::{ListenOptions, Listener};
 use crate::spin::Spin;
@@ -99,11 +101,19 @@ pub struct IoConfig {
     /// Writes of at most so many bytes go to the page cache without the ring while that is quick; 0 for none. Only on
     /// the ring's backend. See docs/decisions/0003-inline-writes.md.
     pub inline_write_bytes_max: usize,
+    /// Bytes of memory of [`Io::buffer`] that may wait to be used again.
+    pub recycled_bytes_max: usize,
 }
 
 impl Default for IoConfig {
     fn default() -> IoConfig {
-        IoConfig { backend: Backend::Auto, ring_entries: 256, pool_threads_max: 4, inline_write_bytes_max: 256 << 10 }
+        IoConfig {
+            backend: Backend::Auto,
+            ring_entries: 256,
+            pool_threads_max: 4,
+            inline_write_bytes_max: 256 << 10,
+            recycled_bytes_max: 32 << 20,
+        }
     }
 }
 
@@ -126,6 +136,7 @@ pub(crate) struct Core {
     pub(crate) wakes: Arc<WakeList>,
     pub(crate) backend: BackendImpl,
     pub(crate) spin: Spin,
+    recycler: Arc<Recycler>,
     /// The executor is gone.
     pub(crate) closed: Cell<bool>,
 }
@@ -133,10 +144,10 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn open(config: IoConfig) -> Result<Rc<Core>> {
         let (backend, wakes) = BackendImpl::open(&config)?;
-        Ok(Core::new(backend, wakes))
+        Ok(Core::new(backend, wakes, config.recycled_bytes_max))
     }
 
-    pub(crate) fn new(backend: BackendImpl, wakes: Arc<WakeList>) -> Rc<Core> {
+    pub(crate) fn new(backend: BackendImpl, wakes: Arc<WakeList>, recycled_bytes_max: usize) -> Rc<Core> {
         // Virtual time stands still while a core runs: nobody waits awake in it.
         let spin = if matches!(backend, BackendImpl::Sim(_)) { Spin::never() } else { Spin::new() };
         Rc::new(Core {
@@ -146,6 +157,7 @@ impl Core {
             wakes,
             backend,
             spin,
+            recycler: Recycler::new(recycled_bytes_max),
             closed: Cell::new(false),
         })
     }
@@ -396,6 +408,12 @@ impl Io {
         self.core.backend.name()
     }
 
+    /// A buffer with room for `capacity` bytes. The memory of a large one comes from one that was dropped before, and is
+    /// kept for the next when it drops, up to [`IoConfig::recycled_bytes_max`] bytes in all.
+    pub fn buffer(&self, capacity: usize) -> Buffer {
+        self.core.recycler.take(capacity)
+    }
+
     /// Now, on the monotonic clock. About 20 ns.
     pub fn now(&self) -> Monotonic {
         self.core.backend.now()
@@ -446,6 +464,19 @@ impl Io {
     /// [`Elapsed`] if `span` passed first.
     pub async fn timeout<F: Future>(&self, span: Duration, future: F) -> std::result::Result<F::Output, Elapsed> {
         timer::timeout(self, self.now() + span, future).await
+    }
+
+    /// Runs `future` until `deadline` at most, then drops it. A future that is done at once costs no look at the clock.
+    ///
+    /// # Errors
+    ///
+    /// [`Elapsed`] if the deadline came first.
+    pub async fn timeout_at<F: Future>(
+        &self,
+        deadline: Monotonic,
+        future: F,
+    ) -> std::result::Result<F::Output, Elapsed> {
+        timer::timeout(self, deadline, future).await
     }
 
     /// Starts a task on this core. It begins in the next turn of the loop.

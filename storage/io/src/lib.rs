@@ -10,7 +10,7 @@
 //! | `io.rs` | [`Io`], the choice of a backend, the seam that backends implement |
 //! | `op.rs` | operations in flight and who owns their memory |
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
-//! | `buffer.rs`, `append_buffer.rs` | [`Buffer`] and [`Lease`]; [`AppendBuffer`] |
+//! | `buffer.rs`, `append_buffer.rs`, `recycle.rs` | [`Buffer`] and [`Lease`]; [`AppendBuffer`]; large memory that is used again |
 //! | `memory.rs` | how much memory there is |
 //! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
@@ -45,6 +45,7 @@ mod op;
 mod os;
 mod pool;
 mod probe;
+mod recycle;
 pub mod ring;
 mod rounds;
 mod send_file;
@@ -72,6 +73,6 @@ pub use memory::Memory;
 pub use probe::DiskTraits;
 pub use rounds::{Failed, Rounds};
 pub use signal::{Signal, Signals};
-pub use socket::{ListenOptions, Listener, Socket};
+pub use socket::{ListenOptions, Listener, Receiving, Socket};
 pub use timer::{Elapsed, Monotonic};
 pub use wake::RemoteWaker;

@@ -3,15 +3,18 @@
 //! Owns the shape of the operations and what their errors say. Never calls the system itself: the backends do.
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use crate::buffer::{Buffer, Lease};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::io::Io;
-use crate::op::{Op, Outcome, Value};
+use crate::op::{Op, Outcome, Pending, Value};
 use crate::sim::{SimListener, SimSocket};
 
 /// How to listen.
@@ -184,19 +187,15 @@ impl Io {
 
     /// Receives at least one byte behind what `buffer` holds, up to its capacity; 0 when the peer has closed.
     ///
+    /// Begins when called. What arrives for a future that is dropped before its end is lost: keep it and poll it again.
+    ///
     /// # Panics
     ///
     /// If `buffer` is full.
-    pub async fn recv(&self, socket: &Socket, buffer: Buffer) -> (Result<usize>, Buffer) {
+    pub fn recv(&self, socket: &Socket, buffer: Buffer) -> Receiving {
         assert!(buffer.spare() > 0, "receive into a full buffer");
-        let Outcome { result, buffer } = self.perform(Op::Recv { socket: socket.clone(), buffer }).await;
-        let buffer = buffer.expect("a receive gives its buffer back");
-        let result = match result {
-            Ok(Value::Count(count)) => Ok(count),
-            Ok(other) => unreachable!("receive gives a count, not {other:?}"),
-            Err(error) => Err(socket_error("receive from", socket, &error)),
-        };
-        (result, buffer)
+        let socket = socket.clone();
+        Receiving { pending: self.submit(Op::Recv { socket: socket.clone(), buffer }), socket }
     }
 
     /// Sends all `pieces`, one after the other. One send at a time for each socket: two at once may mix their bytes.
@@ -239,6 +238,28 @@ impl Io {
         let resolved = self
             .run_blocking(move || std::net::ToSocketAddrs::to_socket_addrs(&(name.as_str(), port)).map(Vec::from_iter));
         resolved.await?.map_err(|error| Error::from_std("resolve", &error).with_path(host))
+    }
+}
+
+/// The future of [`Io::recv`].
+#[must_use = "a receive that is dropped loses what arrives"]
+pub struct Receiving {
+    pending: Pending,
+    socket: Socket,
+}
+
+impl Future for Receiving {
+    type Output = (Result<usize>, Buffer);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(Result<usize>, Buffer)> {
+        let Outcome { result, buffer } = ready!(Pin::new(&mut self.pending).poll(context));
+        let buffer = buffer.expect("a receive gives its buffer back");
+        let result = match result {
+            Ok(Value::Count(count)) => Ok(count),
+            Ok(other) => unreachable!("receive gives a count, not {other:?}"),
+            Err(error) => Err(socket_error("receive from", &self.socket, &error)),
+        };
+        Poll::Ready((result, buffer))
     }
 }
 

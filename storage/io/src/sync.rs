@@ -61,7 +61,10 @@ impl Waiter {
     }
 
     fn renew(&self, context: &Context<'_>) {
-        *self.waker.borrow_mut() = Some(context.waker().clone());
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) => waker.clone_from(context.waker()),
+            vacant => *vacant = Some(context.waker().clone()),
+        }
     }
 }
 
