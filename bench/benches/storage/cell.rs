@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use heddle_bench::batch;
 use heddle_engine::{
-    AppendOrigin, DataDir, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName, Piece, ReadLimit, WantedIdentity,
+    AppendOrigin, DataDir, DeviceChoice, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName, Piece, ReadLimit,
+    WantedIdentity,
 };
 use heddle_io::{Backend, Executor, Io, IoConfig, Lease};
 use heddle_record::{Compression, LeaderEpoch, LogId, Offset, PartitionIndex, TopicId};
@@ -55,23 +56,29 @@ pub(crate) enum Durability {
 /// How segments are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Device {
+    /// Through the page cache.
     Buffered,
+    /// Past it.
+    Direct,
 }
 
 /// Every device that the engine has.
-pub(crate) const DEVICES: [Device; 1] = [Device::Buffered];
+pub(crate) const DEVICES: [Device; 2] = [Device::Buffered, Device::Direct];
 
 impl Device {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Device::Buffered => "buffered",
+            Device::Direct => "direct",
         }
     }
 
     fn engine_config(self) -> EngineConfig {
-        match self {
-            Device::Buffered => EngineConfig::default(),
-        }
+        let device = match self {
+            Device::Buffered => DeviceChoice::Buffered,
+            Device::Direct => DeviceChoice::Direct,
+        };
+        EngineConfig { device, ..EngineConfig::default() }
     }
 }
 
@@ -165,7 +172,11 @@ impl Cell {
         let memory = bytes * (limits.copy + limits.checksum);
         let disk = bytes * limits.write;
         match self.workload {
-            Workload::Append { durability: Durability::NoSync, .. } => (memory, "copy + CRC"),
+            // What is not flushed stays in the page cache, or goes to the drive.
+            Workload::Append { durability: Durability::NoSync, .. } => match self.device {
+                Device::Buffered => (memory, "copy + CRC"),
+                Device::Direct => (disk, "O_DIRECT write"),
+            },
             Workload::Append { durability: Durability::GroupCommit, .. } | Workload::Unbatched => {
                 (limits.commit + disk, "O_DIRECT write + one commit")
             }
