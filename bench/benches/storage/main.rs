@@ -18,7 +18,7 @@ mod meter;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput};
+use criterion::{Criterion, SamplingMode, Throughput};
 use heddle_io::Backend;
 
 use cell::{Cell, DEVICES, Durability, Workload};
@@ -29,20 +29,32 @@ const BACKENDS: [Backend; 4] = [Backend::Uring, Backend::Blocking, Backend::Toki
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let effort = if arguments.iter().any(|argument| argument == "--quick") { Effort::QUICK } else { Effort::FULL };
-    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let mut criterion = Criterion::default()
-        .configure_from_args()
-        // What criterion gets was measured before: it need not wait for anything.
-        .warm_up_time(Duration::from_nanos(1))
-        .measurement_time(Duration::from_millis(1))
-        .sample_size(effort.samples);
+    let wanted = group_wanted(&arguments);
+    // Criterion's own quick mode doubles iterations for as long as it likes, which samples taken beforehand let it do for ever.
+    let is_quick = effort.samples == Effort::QUICK.samples;
+    let criterion = if is_quick { Criterion::default() } else { Criterion::default().configure_from_args() };
+    // What criterion gets was measured before: it need not wait for anything.
+    let mut criterion = criterion.warm_up_time(Duration::from_nanos(1)).sample_size(effort.samples);
     let folder = Folder::new();
     for workload in workloads() {
-        if wanted.is_none_or(|wanted| workload.group().contains(wanted.as_str())) {
+        if wanted.is_none_or(|wanted| workload.group().contains(wanted)) {
             compare(&mut criterion, workload, &folder, effort);
         }
     }
     criterion.final_summary();
+}
+
+/// The part of a group's name that was given, if one was.
+fn group_wanted(arguments: &[String]) -> Option<&str> {
+    let takes_value = |flag: &str| flag.starts_with("--") && flag.contains("baseline");
+    let mut before = "";
+    for argument in arguments {
+        if !argument.starts_with('-') && !takes_value(before) {
+            return Some(argument);
+        }
+        before = argument;
+    }
+    None
 }
 
 /// How long is measured.
@@ -87,6 +99,9 @@ fn compare(criterion: &mut Criterion, workload: Workload, folder: &Folder, effor
     }
     rows.iter_mut().for_each(Cell::count);
     let mut group = criterion.benchmark_group(workload.group());
+    let slowest = rows.iter().map(Cell::mean).fold(0.0, f64::max);
+    // As long as the samples would take, so that criterion asks for each of them once.
+    group.sampling_mode(SamplingMode::Flat).measurement_time(replay(slowest, 2 * effort.samples as u64));
     for cell in &rows {
         group.throughput(Throughput::Bytes(cell.round_bytes()));
         let mut samples = cell.samples.iter().cycle();
