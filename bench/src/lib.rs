@@ -5,6 +5,7 @@
 //! - `record`: checksum, validation, iteration, the five codecs.
 //! - `codec`: Produce and Fetch, ours and the crate `kafka-protocol`.
 //! - `append`: a log of the engine and a plain file of `std::fs`, cached and durable.
+//! - `storage`: the engine on every backend and device, beside the physical limit.
 #![forbid(unsafe_code)]
 
 use heddle_record::{BatchBuilder, BatchOptions, Compression, Timestamp};

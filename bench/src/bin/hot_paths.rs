@@ -45,8 +45,11 @@ const MANY: u64 = 1088;
 /// The version of Produce that is decoded.
 const PRODUCE: i16 = 9;
 
-/// Every path: its name, and what does it so many times. It returns the time of the part that counts.
-const PATHS: [(&str, fn(u64) -> Duration); 7] = [
+/// Does a path so many times, and returns the time of the part that counts.
+type Repeat = fn(u64) -> Duration;
+
+/// Every path and its name.
+const PATHS: [(&str, Repeat); 7] = [
     ("decode produce, one partition of 1 KiB", decode),
     ("validate a batch of 1 KiB", |count| validate_batches(count, 2 << 10)),
     ("validate a batch of 64 KiB", |count| validate_batches(count, 64 << 10)),
@@ -122,7 +125,7 @@ struct Count {
 }
 
 fn counts() -> Vec<Count> {
-    let count = |(name, path): (&str, fn(u64) -> Duration)| Count {
+    let count = |(name, path): (&str, Repeat)| Count {
         name: name.to_owned(),
         instructions: per_repetition(|count| instructions(name, count)),
         allocations: per_repetition(|count| Some(allocations(path, count))).expect("allocations are always counted"),
@@ -135,7 +138,7 @@ fn per_repetition(cost: impl Fn(u64) -> Option<u64>) -> Option<f64> {
     Some(many.saturating_sub(few) as f64 / (MANY - FEW) as f64)
 }
 
-fn allocations(path: fn(u64) -> Duration, count: u64) -> u64 {
+fn allocations(path: Repeat, count: u64) -> u64 {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     path(count);
     ALLOCATIONS.load(Ordering::Relaxed) - before
