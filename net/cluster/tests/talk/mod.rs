@@ -373,7 +373,7 @@ fn result(result: Result<(), ErrorCode>) -> &'static str {
 
 fn text(bytes: &[u8]) -> String {
     let text: String =
-        bytes.iter().map(|byte| char::from(*byte)).map(|c| if c < ' ' || c > '~' { '.' } else { c }).collect();
+        bytes.iter().map(|byte| char::from(*byte)).map(|c| if (' '..='~').contains(&c) { c } else { '.' }).collect();
     if text.len() > 40 { format!("{} bytes", text.len()) } else { format!("'{text}'") }
 }
 
