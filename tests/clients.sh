@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/clients.sh [SUITE..]   Real clients against a fresh `heddle serve`: kcat rskafka confluent java cli (all by default).
+# tests/clients.sh [SUITE..]   Real clients against a fresh `heddle serve`: kcat rskafka confluent kafkajs java cli (all by default).
 #   HEDDLE_BIN      the binary (default: builds target/release/heddle)
 #   HEDDLE_CLIENTS  the folder of the client suites (default: ../shared/clients; without it nothing is run, and that is said)
 #   KAFKA_PEER      a folder with Kafka's jars in libs/ (default: one beside the suites)
@@ -55,15 +55,16 @@ start() {
 }
 stop() { kill -TERM "$broker"; wait "$broker" || { echo "the broker stopped with status $?"; tail -20 "$work/heddle.log"; exit 1; }; broker=''; }
 
-# What a broker without a coordinator serves. A Java consumer always has a group, and librdkafka compresses
-# with lz4 only where FindCoordinator is advertised; those tests come with consumer groups.
-tags=metadata,produce,compression,idempotence,fetch,listoffsets
+# What is served: everything but transactions, the group protocol of KIP-848, share groups, quotas, and what the suites
+# call admin and configs as a whole. Tests of groups have a twin for the newer protocol, `.._consumer`.
+tags=metadata,produce,compression,idempotence,fetch,listoffsets,groups
 b="127.0.0.1:$port"
-run_kcat() { "$suites/kcat.sh" "$b" --skip groups; }
+run_kcat() { "$suites/kcat.sh" "$b"; }
 run_rskafka() { "$suites/rskafka.sh" "$b"; }
-run_confluent() { python3 "$suites/confluent_kafka_suite.py" "$b" --only "$tags" --skip ten_thousand_keyed_records_keep_their_order,unknown_topic_is_an_error; }
-run_java() { peer; "$suites/java.sh" "$b" --only "$tags" --skip fetch,content_and_order,headers_nulls_timestamps; }
-run_cli() { peer; DATA_DIR="$data" "$suites/cli.sh" "$b" --only topics,offsets,dumplog; }
+run_confluent() { python3 "$suites/confluent_kafka_suite.py" "$b" --only "$tags"; }
+run_kafkajs() { node "$suites/kafkajs_suite.js" "$b" --only "$tags"; }
+run_java() { peer; "$suites/java.sh" "$b" --only "$tags"; }
+run_cli() { peer; DATA_DIR="$data" "$suites/cli.sh" "$b" --only topics,offsets,dumplog,groups; }
 
 # After a clean stop every segment is a Kafka segment, indexes included.
 dump_after_stop() {
@@ -77,7 +78,7 @@ dump_after_stop() {
 
 start
 failed=0
-for suite in ${*:-kcat rskafka confluent java cli}; do
+for suite in ${*:-kcat rskafka confluent kafkajs java cli}; do
   echo "-- $suite"
   "run_$suite" || { failed=1; echo "the broker's last lines:"; tail -5 "$work/heddle.log"; }
 done

@@ -6,18 +6,30 @@
 pub(crate) mod api_versions;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
+pub(crate) mod delete_groups;
 pub(crate) mod delete_records;
 pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
+pub(crate) mod describe_groups;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
+pub(crate) mod find_coordinator;
+pub(crate) mod groups;
+pub(crate) mod heartbeat;
 pub(crate) mod incremental_alter_configs;
 pub(crate) mod init_producer_id;
+pub(crate) mod join_group;
+pub(crate) mod leave_group;
+pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
+pub(crate) mod offset_commit;
+pub(crate) mod offset_delete;
+pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod sync_group;
 mod topic_view;
 
 use std::fmt;
@@ -27,7 +39,7 @@ use std::rc::Rc;
 
 use heddle_cluster::controller::{Command, Fault, Response};
 use heddle_io::{File, Lease};
-use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, Writer, frame};
+use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, RequestHeader, Writer, frame};
 use heddle_record::BrokerId;
 
 use crate::connection::Session;
@@ -70,11 +82,20 @@ macro_rules! alone {
 }
 
 /// Every API that is served, by key. ApiVersions answers with this table.
-pub(crate) static TABLE: [Api; 15] = [
+pub(crate) static TABLE: [Api; 26] = [
     Api { key: ApiKey::Produce, versions: 3..=13, advertised_min: 0, handler: Handler::Overlapping },
     alone!(Fetch, 4..=18, fetch),
     alone!(ListOffsets, 1..=11, list_offsets),
     alone!(Metadata, 0..=13, metadata),
+    alone!(OffsetCommit, 2..=10, offset_commit),
+    alone!(OffsetFetch, 1..=10, offset_fetch),
+    alone!(FindCoordinator, 0..=6, find_coordinator),
+    alone!(JoinGroup, 0..=9, join_group),
+    alone!(Heartbeat, 0..=4, heartbeat),
+    alone!(LeaveGroup, 0..=5, leave_group),
+    alone!(SyncGroup, 0..=5, sync_group),
+    alone!(DescribeGroups, 0..=6, describe_groups),
+    alone!(ListGroups, 0..=5, list_groups),
     alone!(ApiVersions, 0..=4, api_versions),
     alone!(CreateTopics, 2..=7, create_topics),
     alone!(DeleteTopics, 1..=6, delete_topics),
@@ -83,7 +104,9 @@ pub(crate) static TABLE: [Api; 15] = [
     alone!(OffsetForLeaderEpoch, 2..=4, offset_for_leader_epoch),
     alone!(DescribeConfigs, 1..=4, describe_configs),
     alone!(CreatePartitions, 0..=3, create_partitions),
+    alone!(DeleteGroups, 0..=2, delete_groups),
     alone!(IncrementalAlterConfigs, 0..=1, incremental_alter_configs),
+    alone!(OffsetDelete, 0..=0, offset_delete),
     alone!(DescribeCluster, 0..=2, describe_cluster),
     alone!(DescribeTopicPartitions, 0..=0, describe_topic_partitions),
 ];
@@ -119,6 +142,21 @@ impl Call {
         debug_assert_eq!(R::KEY, self.key, "a handler decodes its own request");
         let mut reader = Reader::new(&self.frame[self.body_at..]);
         Ok(R::decode(&mut reader, self.version)?)
+    }
+
+    /// What the client calls itself; empty where it does not say.
+    ///
+    /// # Errors
+    /// The header is none, which was read before.
+    pub(crate) fn client_id(&self) -> Result<&str, Refusal> {
+        let mut reader = Reader::new(&self.frame);
+        let header = RequestHeader::decode(&mut reader, self.key.request_header_version(self.version))?;
+        Ok(header.client_id.unwrap_or_default())
+    }
+
+    /// Where the client connected from, as Kafka writes it.
+    pub(crate) fn client_host(&self) -> String {
+        format!("/{}", self.session.peer.ip())
     }
 
     /// The lease of a part of this request's frame: nothing is copied.

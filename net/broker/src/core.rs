@@ -21,6 +21,7 @@ use crate::change::Change;
 use crate::concurrently::poll_once;
 use crate::config::{BrokerConfig, PlantedPanic};
 use crate::controller::Controller;
+use crate::coordinator::Coordinators;
 use crate::guard;
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
@@ -45,6 +46,7 @@ struct Inner {
     image: RefCell<Arc<MetadataImage>>,
     identity: OnceCell<Identity>,
     partitions: Partitions,
+    coordinators: Coordinators,
     /// On the first core only.
     controller: OnceCell<Controller>,
     admission: Admission,
@@ -85,6 +87,7 @@ impl Core {
             image: RefCell::new(Arc::new(MetadataImage::default())),
             identity: OnceCell::new(),
             partitions: Partitions::default(),
+            coordinators: Coordinators::new(io.now()),
             controller: OnceCell::new(),
             admission: Admission::new(limits),
             sessions: Sessions::default(),
@@ -132,6 +135,16 @@ impl Core {
     /// What the cluster looks like, as of now.
     pub(crate) fn image(&self) -> Arc<MetadataImage> {
         Arc::clone(&self.inner.image.borrow())
+    }
+
+    /// The partitions that this core owns.
+    pub(crate) fn partitions(&self) -> &Partitions {
+        &self.inner.partitions
+    }
+
+    /// The coordinators of groups on this core.
+    pub(crate) fn coordinators(&self) -> &Coordinators {
+        &self.inner.coordinators
     }
 
     pub(crate) fn peer_log(&self) -> &PeerLog {
@@ -239,6 +252,12 @@ impl Core {
                 Reply::DeleteRecords(self.inner.partitions.delete_records(self, request).await)
             }
             Request::EpochEnds(request) => Reply::EpochEnds(self.inner.partitions.epoch_ends(&request)),
+            Request::Group(request) => Reply::Group(self.inner.coordinators.serve(self, *request).await),
+            Request::GroupAnswers(request) => {
+                self.inner.coordinators.tell(request.0);
+                Reply::GroupAnswers(())
+            }
+            Request::GroupList(filter) => Reply::GroupList(self.inner.coordinators.list(self, filter).await),
             Request::Wake(request) => {
                 request.0.into_iter().for_each(|wake| self.inner.polls.tell(wake));
                 Reply::Wake(())
@@ -252,7 +271,9 @@ impl Core {
             Request::Listen(request) => Reply::Listen(self.listen(request.listeners)),
             Request::Prepare(request) => Reply::Prepare(self.inner.partitions.open(self, &request.0).await),
             Request::Publish(request) => {
-                self.inner.image.replace(Arc::clone(request.0.image()));
+                let image = Arc::clone(request.0.image());
+                let before = self.inner.image.replace(Arc::clone(&image));
+                self.inner.coordinators.follow(self, &before, &image);
                 self.inner.partitions.drop_gone(self, &request.0).await;
                 Reply::Publish(())
             }
@@ -265,7 +286,10 @@ impl Core {
                 self.inner.sessions.drain(&self.inner.io, request.patience).await;
                 Reply::Drain(())
             }
-            Request::Close(_) => Reply::Close(self.inner.partitions.close(self).await),
+            Request::Close(_) => {
+                self.inner.coordinators.close(self);
+                Reply::Close(self.inner.partitions.close(self).await)
+            }
         }
     }
 }
@@ -280,7 +304,8 @@ impl Core {
     /// Opens the logs of `image` that this core owns, and answers from it.
     pub(crate) async fn open_logs(&self, image: &Arc<MetadataImage>) -> Result<(), String> {
         self.inner.partitions.open(self, &Change::whole(Arc::clone(image))).await?;
-        self.inner.image.replace(Arc::clone(image));
+        let before = self.inner.image.replace(Arc::clone(image));
+        self.inner.coordinators.follow(self, &before, image);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod concurrently;
 pub mod config;
 mod connection;
 mod controller;
+mod coordinator;
 mod core;
 mod error;
 mod guard;

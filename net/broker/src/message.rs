@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use heddle_cluster::MetadataImage;
 use heddle_cluster::controller::{Command, Fault, Response};
+use heddle_cluster::group::command::{Filter, Listed};
+use heddle_cluster::group::{Command as GroupCommand, Response as GroupResponse};
 use heddle_engine::{DataDir, FirstBatch, Piece};
 use heddle_io::{Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{HighWatermark, LastStableOffset, LeaderEpoch, LogId, LogStartOffset, Offset, Timestamp};
+use heddle_record::{
+    HighWatermark, LastStableOffset, LeaderEpoch, LogId, LogStartOffset, Offset, PartitionIndex, Timestamp,
+};
 
 use crate::admission::Turned;
 use crate::change::Change;
+use crate::coordinator::Asker;
 use crate::listener::Listening;
 use crate::mailbox::{CoreIndex, Wake};
 
@@ -65,6 +70,12 @@ letters! {
     DeleteRecords(DeleteRecordsRequest) -> Vec<Result<LogStartOffset, ErrorCode>>;
     /// Find where leader epochs end; one outcome for each, in order.
     EpochEnds(EpochEndsRequest) -> Vec<Result<EpochEnd, ErrorCode>>;
+    /// Ask the coordinator of a group.
+    Group(Box<GroupRequest>) -> GroupReply;
+    /// Give answers to requests of the asked core that waited for other members.
+    GroupAnswers(GroupAnswersRequest) -> ();
+    /// List the groups of the asked core.
+    GroupList(Filter) -> Result<Vec<Listed>, ErrorCode>;
     /// Long polls of the asked core have news.
     Wake(WakeRequest) -> ();
     /// Count a connection in.
@@ -296,6 +307,26 @@ pub(crate) struct EpochEnd {
     pub(crate) epoch: Option<LeaderEpoch>,
     pub(crate) end: Option<Offset>,
 }
+
+/// [`Request::Group`].
+pub(crate) struct GroupRequest {
+    /// The group's partition of the offsets topic.
+    pub(crate) partition: PartitionIndex,
+    /// Where the answer goes if it has to wait for other members.
+    pub(crate) asker: Asker,
+    pub(crate) command: GroupCommand,
+}
+
+/// What becomes of a [`GroupRequest`].
+pub(crate) enum GroupReply {
+    /// Its answer.
+    Answered(GroupResponse),
+    /// It waits for other members: its answer comes with a [`GroupAnswersRequest`].
+    Held,
+}
+
+/// [`Request::GroupAnswers`]: answers by the numbers that the asked core gave its requests.
+pub(crate) struct GroupAnswersRequest(pub(crate) Vec<(u64, GroupResponse)>);
 
 /// [`Request::Wake`].
 pub(crate) struct WakeRequest(pub(crate) Vec<Wake>);

@@ -103,6 +103,26 @@ impl Partition {
         })
     }
 
+    /// Appends a batch of the broker's own, and gives the offset of its last record: it takes its place at the first
+    /// poll, and nobody reads it before it is committed.
+    pub(crate) async fn append_own(&self, batch: Lease) -> Result<Offset, AppendFault> {
+        let terms = self.terms.get();
+        if terms.in_sync < terms.in_sync_min {
+            return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
+        }
+        let appended = self.log.append(batch, AppendOrigin::Broker, terms.leader_epoch).await;
+        appended.map(|appended| appended.last_offset).map_err(|error| self.fault(error))
+    }
+
+    /// Waits until a record of the broker's own is committed, however long that takes.
+    pub(crate) async fn settled(&self, core: &Core, last_offset: Offset) -> Result<(), AppendFault> {
+        if last_offset >= self.log.offsets().high_watermark.offset() {
+            self.log.committable(last_offset).await.map_err(storage_fault)?;
+            self.commit(core);
+        }
+        Ok(())
+    }
+
     /// Waits until the high watermark has passed `last_offset`.
     async fn committed(
         self: &Rc<Self>,

@@ -47,7 +47,8 @@ impl Partitions {
         self.engine.get().expect("the engine opens before any log")
     }
 
-    fn find(&self, log: LogId) -> Result<Rc<Partition>, ErrorCode> {
+    /// A partition of this core, or why it is not served.
+    pub(crate) fn find(&self, log: LogId) -> Result<Rc<Partition>, ErrorCode> {
         match self.open.borrow().get(&log) {
             Some(Ok(partition)) => Ok(Rc::clone(partition)),
             Some(Err(closed)) => Err(closed.error),

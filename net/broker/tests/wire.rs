@@ -7,6 +7,7 @@ mod wire {
     pub(crate) mod connections;
     pub(crate) mod controller;
     pub(crate) mod data;
+    pub(crate) mod groups;
     pub(crate) mod snapshots;
     pub(crate) mod walls;
     pub(crate) mod world;

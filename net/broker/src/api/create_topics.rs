@@ -13,8 +13,6 @@ use heddle_record::{BrokerId, TopicId};
 
 use super::{Answer, Call, Refusal};
 
-/// From here on -1 partitions and replicas mean the defaults (KIP-464).
-const DEFAULTS: i16 = 4;
 /// From here on a new topic is shown with its settings (KIP-525).
 const SHAPES: i16 = 5;
 
@@ -46,9 +44,8 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     call.answer(&CreateTopicsResponse { topics: topics.collect(), ..CreateTopicsResponse::default() })
 }
 
+/// -1 partitions or replicas mean the defaults in every version: clients of before KIP-464 say so, too.
 fn new_topic(call: &Call, topic: &CreatableTopic<'_>) -> NewTopic {
-    // Before -1 meant the defaults it was a number as wrong as 0; with an assignment it was always right.
-    let counted = topic.assignments.is_empty() && call.version < DEFAULTS;
     let assignments = topic.assignments.iter().map(|assignment| Assignment {
         partition: assignment.partition_index,
         brokers: assignment.broker_ids.iter().map(BrokerId::new).collect(),
@@ -56,8 +53,8 @@ fn new_topic(call: &Call, topic: &CreatableTopic<'_>) -> NewTopic {
     NewTopic {
         name: topic.name.to_owned(),
         id: TopicId::new(call.core.io().random_bytes16()),
-        partitions: if counted && topic.num_partitions == -1 { 0 } else { topic.num_partitions },
-        replication_factor: if counted && topic.replication_factor == -1 { 0 } else { topic.replication_factor },
+        partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
         assignments: assignments.collect(),
         configs: topic.configs.iter().map(|config| (config.name.to_owned(), config.value.map(str::to_owned))).collect(),
     }

@@ -15,6 +15,7 @@ use heddle_protocol::messages::produce::{
 use heddle_protocol::{ErrorCode, Records};
 use heddle_record::{BrokerId, Compression, LeaderEpoch, RecordBatch};
 
+use super::topic_view::is_internal;
 use super::{Answer, Call, Refusal};
 use crate::message::{Acks, AppendEntry, AppendFault, AppendOutcome, AppendRequest};
 use crate::routing::{self, Gather, Scatter, TopicRef};
@@ -87,6 +88,9 @@ fn entry(
     let named = if call.version >= 13 { TopicRef::Id(topic.topic_id) } else { TopicRef::Name(topic.name) };
     let log = routing::find(image, call.core.broker_id(), named, partition.index)
         .map_err(|misrouted| (AppendFault::new(misrouted.error), misrouted.leader))?;
+    if image.topic(log.topic).is_some_and(|topic| is_internal(&topic.name)) {
+        return Err((AppendFault::with_message(ErrorCode::InvalidTopicException, "clients do not write here"), None));
+    }
     let invalid = |message: &str| (AppendFault::with_message(ErrorCode::InvalidRecord, message), None);
     let Some(Records::Bytes(bytes)) = &partition.records else { return Err(invalid("there are no records")) };
     if bytes.is_empty() {
