@@ -91,6 +91,7 @@ fn all(shell: &Shell) {
     records_travel_as_json(shell);
     cluster(shell);
     mistakes(shell);
+    groups(shell);
 }
 
 /// The lines that `heddle serve` and the README tell people to type.
@@ -232,4 +233,41 @@ fn a_reader_that_goes_away_is_no_failure() {
     drop(child.stdout.take());
     let done = done(child.wait_with_output().expect("heddle ends"));
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+}
+
+/// Members commit what they print, and what is destroyed is shown before it is done.
+fn groups(shell: &Shell) {
+    shell.run("topic create shared --partitions 2").ok();
+    let lines: String = (0..10).map(|number| format!("k{number}:v{number}\n")).collect();
+    shell.pipe(&lines, &["produce", "shared", "--key-separator", ":"]).ok();
+    assert_eq!(shell.run("consume shared --group weavers -n 4").ok().lines().count(), 4);
+    assert_eq!(shell.run("consume shared --group weavers").ok().lines().count(), 6, "it goes on where it has got to");
+    assert_eq!(shell.run("consume shared --group weavers").ok(), "");
+
+    let listed = &shell.json("group list --json")[0];
+    let found = listed.as_array().expect("a list").iter().find(|it| it["group"] == "weavers").expect("the group");
+    assert_eq!((&found["state"], &found["protocol_type"]), (&"Empty".into(), &"consumer".into()));
+    let lag = || {
+        let described = &shell.json("group describe weavers --json")[0][0];
+        assert_eq!(described["members"].as_array().map(Vec::len), Some(0));
+        let offsets = described["offsets"].as_array().expect("a list").clone();
+        offsets.iter().map(|it| it["lag"].as_i64().expect("a number")).sum::<i64>()
+    };
+    assert_eq!(lag(), 0);
+    assert!(shell.run("group reset-offsets weavers --to beginning").ok().starts_with("TOPIC"));
+    assert_eq!(lag(), 0, "nothing is done without --execute");
+    shell.run("group reset-offsets weavers --to beginning --execute").ok();
+    assert_eq!(lag(), 10);
+    shell.run("group reset-offsets weavers --to -1 --topic shared:0 --execute").ok();
+    assert!(lag() < 10);
+    shell.run("group reset-offsets weavers --to end --topic nosuch").fails(4, &["nosuch"]);
+
+    assert!(shell.run("group delete-offsets weavers --topic shared:1").ok().contains("shared"));
+    shell.run("group delete-offsets weavers --topic shared:1 --execute").ok();
+    let described = &shell.json("group describe weavers --json")[0][0];
+    assert_eq!(described["offsets"].as_array().map(Vec::len), Some(1));
+    assert_eq!(shell.run("group delete weavers").ok(), "would delete group weavers\n");
+    assert_eq!(shell.run("group delete weavers --execute").ok(), "deleted group weavers\n");
+    shell.run("group describe weavers").fails(4, &["there is no group", "weavers"]);
+    shell.run("group delete weavers --execute").fails(4, &["there is no group"]);
 }

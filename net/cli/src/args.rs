@@ -34,6 +34,9 @@ pub(crate) enum Command {
     Produce(ProduceArgs),
     /// Read records by partition and offset
     Consume(ConsumeArgs),
+    /// List, describe, reset and delete consumer groups
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Ask a cluster about itself
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -359,6 +362,10 @@ pub(crate) struct ConsumeArgs {
         value_parser = start
     )]
     pub(crate) from: Start,
+    /// Read as a member of this consumer group: share partitions with its other members, go on where the group has got
+    /// to (--from says where it has not been yet), and commit
+    #[arg(short, long, value_name = "GROUP", conflicts_with = "partitions")]
+    pub(crate) group: Option<String>,
     /// Wait for new records instead of stopping at the end
     #[arg(short, long)]
     pub(crate) follow: bool,
@@ -413,6 +420,100 @@ pub(crate) enum Start {
     Last(i64),
     /// The first record with this timestamp (milliseconds since 1970) or a later one.
     Time(i64),
+}
+
+/// `heddle group …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// List all groups
+    List(GroupListArgs),
+    /// Show members, committed offsets and lag
+    Describe(GroupDescribeArgs),
+    /// Set where a group without members reads on; shows what would change unless --execute is given
+    ResetOffsets(GroupResetArgs),
+    /// Forget committed offsets; shows which unless --execute is given
+    DeleteOffsets(GroupDeleteOffsetsArgs),
+    /// Delete groups without members; shows which unless --execute is given
+    Delete(GroupDeleteArgs),
+}
+
+/// `heddle group list`.
+#[derive(Debug, Args)]
+pub(crate) struct GroupListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// `heddle group describe`.
+#[derive(Debug, Args)]
+pub(crate) struct GroupDescribeArgs {
+    /// The groups to show
+    #[arg(required = true, value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// `heddle group reset-offsets`.
+#[derive(Debug, Args)]
+pub(crate) struct GroupResetArgs {
+    /// The group; it must have no members
+    pub(crate) group: String,
+    /// Where to read on: beginning, end, an offset, -N (the last N of each partition), or @TIME
+    /// (milliseconds since 1970, or 2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = start)]
+    pub(crate) to: Start,
+    /// Only these topics or partitions; repeats [default: all that the group has committed for]
+    #[arg(long = "topic", value_name = "TOPIC[:PARTITION]")]
+    pub(crate) topics: Vec<String>,
+    /// Do it
+    #[arg(long)]
+    pub(crate) execute: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// `heddle group delete-offsets`.
+#[derive(Debug, Args)]
+pub(crate) struct GroupDeleteOffsetsArgs {
+    /// The group
+    pub(crate) group: String,
+    /// Topics or partitions; repeats
+    #[arg(long = "topic", required = true, value_name = "TOPIC[:PARTITION]")]
+    pub(crate) topics: Vec<String>,
+    /// Do it
+    #[arg(long)]
+    pub(crate) execute: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// `heddle group delete`.
+#[derive(Debug, Args)]
+pub(crate) struct GroupDeleteArgs {
+    /// The groups; they must have no members
+    #[arg(required = true, value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// Do it
+    #[arg(long)]
+    pub(crate) execute: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
 }
 
 /// `heddle cluster …`.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use heddle_client::{
-    Client, Consumer, ConsumerConfig, ConsumerRecord, Creation, Error, FetchedBatch, Isolation, OffsetQuery,
-    OutOfRange, Position, Topic,
+    Client, Consumer, ConsumerConfig, ConsumerRecord, Creation, Error, FetchedBatch, Isolation, Membership,
+    OffsetQuery, OutOfRange, Place, Position, Topic,
 };
 use heddle_record::{Offset, PartitionIndex, Timestamp};
 
@@ -63,29 +64,59 @@ struct Span {
 
 async fn consume(client: &Client, args: &ConsumeArgs, style: Style) -> anyhow::Result<()> {
     let topic = client.topic(&args.topic, Creation::Forbidden).await?;
+    if let Some(group) = &args.group {
+        return consume_in_group(client, args, style, group).await;
+    }
     let partitions = partitions(&topic, args)?;
-    let isolation = if args.read_uncommitted { Isolation::ReadUncommitted } else { Isolation::ReadCommitted };
+    let isolation = isolation(args);
     let spans = spans(client, args, &partitions, isolation).await?;
     let config = ConsumerConfig { isolation, out_of_range: OutOfRange::Fail, ..ConsumerConfig::default() };
     let consumer = client.consumer(config);
-    let mut printer = Printer {
-        args,
-        style,
-        // What is not read to its end yet; empty from the start where there is nothing to read.
-        open: spans.into_iter().filter(|(_, span)| args.follow || span.start < span.end).collect(),
-        printed: 0,
-        pending: Vec::new(),
-        progress: Progress::new(client.io(), !args.quiet && !io::stdout().is_terminal()),
-    };
-    for (partition, span) in &printer.open {
-        consumer.assign(&args.topic, *partition, Position::Offset(span.start));
-    }
+    let mut printer = Printer::new(client, args, style);
+    printer.assign(&consumer, spans);
     printer.run(&consumer).await?;
     drop(printer.progress);
     if !args.quiet && printer.printed == 0 {
         output::note(&format!("{} has no records from there on; --follow waits for new ones", args.topic));
     }
     Ok(())
+}
+
+fn isolation(args: &ConsumeArgs) -> Isolation {
+    if args.read_uncommitted { Isolation::ReadUncommitted } else { Isolation::ReadCommitted }
+}
+
+/// How often a member says that it lives, and commits what it has printed.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
+
+/// Reads as a member of a group, until the end of what it was given, or for ever.
+async fn consume_in_group(client: &Client, args: &ConsumeArgs, style: Style, group: &str) -> anyhow::Result<()> {
+    let mut membership = client.membership(group, &[&args.topic]);
+    let mut printer = Printer::new(client, args, style);
+    loop {
+        membership.join().await?;
+        let topic = args.topic.as_str();
+        let own = membership.partitions().iter().filter(|it| it.0 == topic).map(|it| it.1);
+        let partitions: Vec<PartitionIndex> = own.collect();
+        output::note(&format!("{} of {topic}", counted(partitions.len() as u64, "partition")));
+        let mut spans = spans(client, args, &partitions, isolation(args)).await?;
+        for it in client.groups().offsets(group).await?.into_iter().filter(|it| it.topic == topic) {
+            if let Some(span) = spans.get_mut(&it.partition) {
+                span.start = it.offset;
+            }
+        }
+        let config = ConsumerConfig {
+            isolation: isolation(args),
+            out_of_range: OutOfRange::Beginning,
+            ..ConsumerConfig::default()
+        };
+        let consumer = client.consumer(config);
+        printer.assign(&consumer, spans);
+        if printer.run_as_member(client, &consumer, &membership).await? == Place::Kept {
+            membership.leave().await?;
+            return Ok(());
+        }
+    }
 }
 
 /// The partitions to read: those named, or all.
@@ -157,12 +188,79 @@ struct Printer<'a> {
     open: BTreeMap<PartitionIndex, Span>,
     /// Records so far.
     printed: u64,
+    /// Where to read on, in each partition that was read since the last commit.
+    read: BTreeMap<PartitionIndex, Offset>,
     /// Not written to standard output yet.
     pending: Vec<u8>,
     progress: Progress,
 }
 
-impl Printer<'_> {
+impl<'a> Printer<'a> {
+    fn new(client: &Client, args: &'a ConsumeArgs, style: Style) -> Self {
+        Self {
+            args,
+            style,
+            open: BTreeMap::new(),
+            printed: 0,
+            read: BTreeMap::new(),
+            pending: Vec::new(),
+            progress: Progress::new(client.io(), !args.quiet && !io::stdout().is_terminal()),
+        }
+    }
+
+    /// Reads these from now on, but for those where there is nothing to read.
+    fn assign(&mut self, consumer: &Consumer, spans: BTreeMap<PartitionIndex, Span>) {
+        self.open = spans.into_iter().filter(|(_, span)| self.args.follow || span.start < span.end).collect();
+        for (partition, span) in &self.open {
+            consumer.assign(&self.args.topic, *partition, Position::Offset(span.start));
+        }
+    }
+
+    /// Prints what a member of a group has until its end, or until the group shares anew. What was printed is committed.
+    async fn run_as_member(
+        &mut self,
+        client: &Client,
+        consumer: &Consumer,
+        membership: &Membership,
+    ) -> anyhow::Result<Place> {
+        let mut beats_at = client.io().now() + HEARTBEAT_EVERY;
+        while (self.args.follow || !self.open.is_empty()) && !self.is_done() {
+            let left = beats_at.since(client.io().now());
+            if left.is_zero() {
+                beats_at = client.io().now() + HEARTBEAT_EVERY;
+                if self.commit(membership).await? == Place::Lost || membership.heartbeat().await? == Place::Lost {
+                    return Ok(Place::Lost);
+                }
+            } else if self.open.is_empty() {
+                // More members than partitions: this one is there in case another goes.
+                client.io().sleep(left).await;
+            } else if let Ok(batch) = client.io().timeout(left, consumer.next()).await {
+                let batch = batch?;
+                self.take(&batch)?;
+                self.close_if_read(consumer, &batch);
+            } else {
+                self.flush()?;
+            }
+        }
+        self.commit(membership).await
+    }
+
+    /// Commits what has been printed.
+    async fn commit(&mut self, membership: &Membership) -> anyhow::Result<Place> {
+        self.flush()?;
+        let read = std::mem::take(&mut self.read);
+        let offsets: Vec<_> =
+            read.into_iter().map(|(index, offset)| (self.args.topic.as_str(), index, offset)).collect();
+        Ok(membership.commit(&offsets).await?)
+    }
+
+    fn close_if_read(&mut self, consumer: &Consumer, batch: &FetchedBatch) {
+        if !self.args.follow && self.open.get(&batch.partition()).is_some_and(|it| batch.next_offset() >= it.end) {
+            self.open.remove(&batch.partition());
+            consumer.unassign(&self.args.topic, batch.partition());
+        }
+    }
+
     /// Prints until the end, or for ever with `--follow`.
     async fn run(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
         while !self.open.is_empty() && !self.is_done() {
@@ -174,10 +272,7 @@ impl Printer<'_> {
                 }
             };
             self.take(&batch)?;
-            if !self.args.follow && self.open.get(&batch.partition()).is_some_and(|it| batch.next_offset() >= it.end) {
-                self.open.remove(&batch.partition());
-                consumer.unassign(&self.args.topic, batch.partition());
-            }
+            self.close_if_read(consumer, &batch);
             self.progress.tick(|| counted(self.printed, "record"));
         }
         self.flush()
@@ -193,13 +288,15 @@ impl Printer<'_> {
             let record = record?;
             let beyond = !self.args.follow && end.is_none_or(|end| record.offset >= end);
             if beyond || self.is_done() {
-                break;
+                return Ok(());
             }
             self.print(batch, &record);
+            self.read.insert(batch.partition(), record.offset.next());
             if self.pending.len() >= PRINT_BYTES {
                 self.flush()?;
             }
         }
+        self.read.insert(batch.partition(), batch.next_offset());
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod completion;
 mod consume;
 mod decode;
 mod failure;
+mod group;
 mod log;
 mod output;
 mod produce;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Topic(command) => topic::run(command),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
+        Command::Group(command) => group::run(command),
         Command::Cluster(command) => cluster::run(command),
     })
 }

@@ -43,6 +43,8 @@ pub(crate) enum Purpose {
     Produce(u32),
     /// One consumer's fetches.
     Fetch(u32),
+    /// One member of a group.
+    Group(u32),
 }
 
 /// All connections of a client.

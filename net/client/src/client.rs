@@ -17,6 +17,8 @@ use crate::config::{ClientConfig, ConsumerConfig, ProducerConfig};
 use crate::connection::Connection;
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
+use crate::groups::Groups;
+use crate::membership::Membership;
 use crate::metadata::{Broker, Metadata, Topic, TopicAnswer};
 use crate::producer::Producer;
 use crate::versions::BrokerVersions;
@@ -97,6 +99,17 @@ impl Client {
     /// Calls that change or describe the cluster.
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
+    }
+
+    /// A member of a group, to share these topics with the others; it has not joined yet.
+    pub fn membership(&self, group: &str, topics: &[&str]) -> Membership {
+        let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        Membership::new(self.clone(), self.next_number(), group.to_owned(), topics)
+    }
+
+    /// Calls about consumer groups.
+    pub fn groups(&self) -> Groups {
+        Groups::new(self.clone())
     }
 
     /// The core that the client lives on.

@@ -10,6 +10,8 @@
 //!   (`producer/courier.rs`).
 //! - [`Consumer`] (`consumer.rs`): reads partitions that it is told to, ahead of its user by a bounded number of bytes.
 //! - [`Admin`] (`admin.rs`): topics, settings, offsets, the cluster.
+//! - [`Groups`] (`groups.rs`): consumer groups as an administrator sees them.
+//! - [`Membership`] (`membership.rs`): one member of a consumer group.
 //! - [`Error`] (`error.rs`): what went wrong in plain words, and whether trying again can help.
 //!
 //! ```no_run
@@ -37,6 +39,8 @@ mod config;
 mod connection;
 mod consumer;
 mod error;
+mod groups;
+mod membership;
 mod metadata;
 mod partitioner;
 mod producer;
@@ -51,6 +55,8 @@ pub use client::{Client, Creation};
 pub use config::{Acks, ClientConfig, ConsumerConfig, Isolation, OutOfRange, ProducerConfig};
 pub use consumer::{Consumer, ConsumerRecord, FetchedBatch, Position};
 pub use error::{Error, Result};
+pub use groups::{GroupDescription, GroupListing, GroupMember, GroupOffset, Groups};
+pub use membership::{Membership, Place};
 pub use metadata::{Broker, Partition, Topic, nearest};
 pub use partitioner::{murmur2, partition_for_key};
 pub use producer::{Delivery, Producer, ProducerRecord, RecordMetadata};
