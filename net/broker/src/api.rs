@@ -3,6 +3,7 @@
 //! Owns [`TABLE`], the [`Call`] that a handler gets and the [`Answer`] it gives. Never reads or writes a socket
 //! ([`crate::connection`] does) and holds no API's logic: each has its file in `api/`.
 
+pub(crate) mod alter_configs;
 pub(crate) mod api_versions;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
@@ -82,7 +83,7 @@ macro_rules! alone {
 }
 
 /// Every API that is served, by key. ApiVersions answers with this table.
-pub(crate) static TABLE: [Api; 26] = [
+pub(crate) static TABLE: [Api; 27] = [
     Api { key: ApiKey::Produce, versions: 3..=13, advertised_min: 0, handler: Handler::Overlapping },
     alone!(Fetch, 4..=18, fetch),
     alone!(ListOffsets, 1..=11, list_offsets),
@@ -103,6 +104,7 @@ pub(crate) static TABLE: [Api; 26] = [
     alone!(InitProducerId, 0..=5, init_producer_id),
     alone!(OffsetForLeaderEpoch, 2..=4, offset_for_leader_epoch),
     alone!(DescribeConfigs, 1..=4, describe_configs),
+    alone!(AlterConfigs, 0..=2, alter_configs),
     alone!(CreatePartitions, 0..=3, create_partitions),
     alone!(DeleteGroups, 0..=2, delete_groups),
     alone!(IncrementalAlterConfigs, 0..=1, incremental_alter_configs),

@@ -8,6 +8,7 @@ mod wire {
     pub(crate) mod controller;
     pub(crate) mod data;
     pub(crate) mod groups;
+    pub(crate) mod kafkas_answers;
     pub(crate) mod snapshots;
     pub(crate) mod walls;
     pub(crate) mod world;

@@ -21,7 +21,7 @@ use heddle_protocol::ErrorCode;
 use heddle_record::{BrokerId, ProducerId, Timestamp};
 
 pub use brokers::{PRODUCER_ID_BLOCK, RegisterBroker};
-pub use configs::{AlterConfigs, AlterResource, AlteredResource, ConfigChange, Operation, ResourceKind};
+pub use configs::{AlterConfigs, AlterResource, AlteredResource, ConfigChange, Operation, Others, ResourceKind};
 pub use topics::{
     Assignment, CreatePartitions, CreateTopics, CreatedTopic, DeleteTopic, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, TopicShape, check_topic_name,

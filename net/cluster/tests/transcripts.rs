@@ -11,7 +11,7 @@ use std::{env, fs};
 
 use heddle_cluster::controller::{
     AlterConfigs, AlterResource, Assignment, Command, ConfigChange, Context, CreatePartitions, CreateTopics,
-    DeleteTopic, Fault, MorePartitions, NewTopic, RegisterBroker, Response, step,
+    DeleteTopic, Fault, MorePartitions, NewTopic, Others, RegisterBroker, Response, step,
 };
 use heddle_cluster::settings::layers::Values;
 use heddle_cluster::{Endpoint, MetadataImage, MetadataRecord};
@@ -215,6 +215,7 @@ fn grown(part: &str) -> MorePartitions {
 }
 
 fn altered(part: &str) -> AlterResource {
+    let (others, part) = part.strip_prefix("only ").map_or((Others::Kept, part), |part| (Others::Removed, part));
     let mut words = part.split(' ');
     let kind = match words.next().unwrap() {
         "topic" => 2,
@@ -235,7 +236,7 @@ fn altered(part: &str) -> AlterResource {
         let (name, value) = pair.split_once('=').map_or((pair, None), |(name, value)| (name, value_or_null(value)));
         changes.push(ConfigChange { name: name.into(), operation, value });
     }
-    AlterResource { kind, name, changes }
+    AlterResource { kind, name, changes, others }
 }
 
 fn registered(rest: &str) -> RegisterBroker {

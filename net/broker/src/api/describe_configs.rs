@@ -150,6 +150,7 @@ fn prefixed(values: &Values) -> impl Iterator<Item = (&str, &str)> {
 
 impl<'a> Entry<'a> {
     fn known(setting: &'static Setting, effective: Effective<'a>) -> Self {
+        let effective = effective.described(setting);
         let read_only = setting.mode == Mode::ReadOnly;
         Entry {
             name: setting.name,

@@ -2,7 +2,9 @@
 //!
 //! Owns the translation between the wire and the controller, which decides.
 
-use heddle_cluster::controller::{AlterConfigs, AlterResource, AlteredResource, Command, ConfigChange, Response};
+use heddle_cluster::controller::{
+    AlterConfigs, AlterResource, AlteredResource, Command, ConfigChange, Others, Response,
+};
 use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::incremental_alter_configs::{
     AlterConfigsResource, AlterConfigsResourceResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
@@ -16,16 +18,7 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let named = request.resources.iter().map(|resource| 1 + resource.configs.len()).sum();
     call.check_count("resources and settings", named)?;
     let resources: Vec<AlterResource> = request.resources.iter().map(|resource| changes(&resource)).collect();
-    let named: Vec<(i8, String)> = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
-    let command = AlterConfigs { resources, validate_only: request.validate_only };
-    let altered = match call.control(Command::AlterConfigs(command)).await {
-        Ok(Response::AlterConfigs(altered)) => altered,
-        Ok(_) => unreachable!("a command is answered in kind"),
-        Err(fault) => {
-            let failed = |(kind, name)| AlteredResource { kind, name, result: Err(fault.clone()) };
-            named.into_iter().map(failed).collect()
-        }
-    };
+    let altered = alter(call, AlterConfigs { resources, validate_only: request.validate_only }).await;
     let responses: Vec<AlterConfigsResourceResponse<'_>> = altered
         .iter()
         .map(|resource| {
@@ -43,11 +36,30 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     call.answer(&response)
 }
 
+/// Has the controller decide; where it cannot, every resource fails alike.
+pub(super) async fn alter(call: &Call, command: AlterConfigs) -> Vec<AlteredResource> {
+    let named: Vec<(i8, String)> =
+        command.resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+    match call.control(Command::AlterConfigs(command)).await {
+        Ok(Response::AlterConfigs(altered)) => altered,
+        Ok(_) => unreachable!("a command is answered in kind"),
+        Err(fault) => {
+            let failed = |(kind, name)| AlteredResource { kind, name, result: Err(fault.clone()) };
+            named.into_iter().map(failed).collect()
+        }
+    }
+}
+
 fn changes(resource: &AlterConfigsResource<'_>) -> AlterResource {
     let changes = resource.configs.iter().map(|config| ConfigChange {
         name: config.name.to_owned(),
         operation: config.config_operation,
         value: config.value.map(str::to_owned),
     });
-    AlterResource { kind: resource.resource_type, name: resource.resource_name.to_owned(), changes: changes.collect() }
+    AlterResource {
+        kind: resource.resource_type,
+        name: resource.resource_name.to_owned(),
+        changes: changes.collect(),
+        others: Others::Kept,
+    }
 }

@@ -18,6 +18,10 @@ use heddle_record::TopicId;
 use super::topic_view::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, PartitionView, TOPIC_OPERATIONS, is_internal};
 use super::{Answer, Call, Refusal};
 
+/// The controller in an answer that names no broker.
+const NO_CONTROLLER: i32 = -1;
+/// From here on an answer has an error of its own.
+const TOP_LEVEL_ERROR: i16 = 13;
 /// From here on topics may be asked for by id.
 const BY_ID: i16 = 12;
 
@@ -52,7 +56,10 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
             .iter()
             .map(|name| match image.topic_named(name) {
                 Some(topic) => shown(&image, topic, operations),
-                None => missing(Some(name), Uuid::ZERO, absence(name, &refused)),
+                None => MetadataResponseTopic {
+                    topic_authorized_operations: operations,
+                    ..missing(Some(name), Uuid::ZERO, absence(name, &refused))
+                },
             })
             .collect(),
         Wanted::Ids(ids) => ids
@@ -79,17 +86,28 @@ fn wanted<'a>(request: &MetadataRequest<'a>, version: i16) -> Option<Wanted<'a>>
     if !ids.is_empty() {
         return Some(Wanted::Ids(ids.into_iter().filter(|id| seen.insert(id.0)).collect()));
     }
+    if topics.iter().any(|topic| topic.name.is_none()) {
+        return None;
+    }
     let mut seen = BTreeSet::new();
     let names = topics.iter().filter_map(|topic| topic.name).filter(|name| seen.insert(*name));
     Some(Wanted::Names(names.collect()))
 }
 
-/// Answers each topic of a request that cannot be understood.
+/// Answers each topic of a request that cannot be understood, and nothing else, as Kafka does: with an error of the request
+/// where the version has no topic ids, with an unknown one where a topic has neither id nor name.
 fn refuse(call: &Call, request: &MetadataRequest<'_>) -> Result<Answer, Refusal> {
     let topics = request.topics.iter().flatten();
-    let refused = |name: Option<_>, id| missing(Some(name.unwrap_or_default()), id, ErrorCode::InvalidRequest);
-    let topics = topics.map(|topic| refused(topic.name, topic.topic_id)).collect();
-    respond(call, &call.core.image(), topics, false)
+    let by_id = call.version >= BY_ID;
+    let error = if by_id { ErrorCode::UnknownServerError } else { ErrorCode::InvalidRequest };
+    let name = |name: Option<_>| if by_id { name } else { Some(name.unwrap_or_default()) };
+    let topics = topics.map(|topic| missing(name(topic.name), topic.topic_id, error)).collect();
+    call.answer(&MetadataResponse {
+        controller_id: NO_CONTROLLER,
+        topics,
+        error_code: if call.version >= TOP_LEVEL_ERROR { error.code() } else { 0 },
+        ..MetadataResponse::default()
+    })
 }
 
 /// Creates those topics that do not exist, if this broker does that, but not without limit at a time; those that it

@@ -36,6 +36,27 @@ pub struct AlterResource {
     pub name: String,
     /// The changes.
     pub changes: Vec<ConfigChange>,
+    /// What becomes of settings that no change names.
+    pub others: Others,
+}
+
+/// What becomes of a resource's settings that a request does not name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Others {
+    /// They stay (IncrementalAlterConfigs).
+    Kept,
+    /// They go back to their defaults (AlterConfigs).
+    Removed,
+}
+
+impl AlterResource {
+    /// The values that the changes are made to.
+    fn base(&self, now: &Values) -> Values {
+        match self.others {
+            Others::Kept => now.clone(),
+            Others::Removed => Values::new(),
+        }
+    }
 }
 
 /// A change of one setting.
@@ -114,6 +135,16 @@ impl Operation {
         }
     }
 
+    /// The number that the protocol has for it.
+    pub const fn code(self) -> i8 {
+        match self {
+            Self::Set => 0,
+            Self::Delete => 1,
+            Self::Append => 2,
+            Self::Subtract => 3,
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Set => "SET",
@@ -161,6 +192,12 @@ fn alter_resource(context: &Context<'_>, resource: &AlterResource) -> Result<Vec
         return Err(invalid_request("Error due to duplicate config keys"));
     }
     match ResourceKind::from_code(resource.kind) {
+        // The older request knows topics and brokers only.
+        Some(ResourceKind::BrokerLogger | ResourceKind::ClientMetrics | ResourceKind::Group)
+            if resource.others == Others::Removed =>
+        {
+            Err(invalid_request(format!("Unknown resource type {}", resource.kind)))
+        }
         Some(ResourceKind::Topic) => alter_topic(context, resource),
         Some(ResourceKind::Broker) => alter_broker(context, resource),
         Some(ResourceKind::BrokerLogger) => Err(invalid_request("Log levels are set when the broker is started.")),
@@ -177,7 +214,7 @@ fn alter_topic(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<Me
     let topic = context.image.topic_named(name).ok_or_else(|| {
         Fault::with(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
     })?;
-    let mut after = topic.config.clone();
+    let mut after = resource.base(&topic.config);
     for change in &resource.changes {
         // A value that a newer version set can always be removed.
         let setting = topic_setting(&change.name);
@@ -197,7 +234,7 @@ fn alter_topic(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<Me
 fn alter_broker(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<MetadataRecord>, Fault> {
     let broker = named_broker(context, &resource.name)?;
     let before = broker.map_or(context.image.cluster_config(), |broker| context.image.broker_config(broker));
-    let mut after = before.clone();
+    let mut after = resource.base(before);
     for change in &resource.changes {
         let setting = broker_setting(&change.name);
         let removal = Operation::from_code(change.operation) == Some(Operation::Delete);
@@ -211,7 +248,7 @@ fn alter_broker(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<M
         }
         let inherited =
             || setting.and_then(|setting| context.layers().broker_setting(setting).value.map(|v| v.to_string()));
-        changed(&mut after, change, setting, inherited)?;
+        changed(&mut after, change, setting, inherited).map_err(|fault| of_broker(fault, change, setting))?;
     }
     Ok(broker_records(broker, before, &after))
 }
@@ -236,6 +273,17 @@ fn check_dynamic(setting: &Setting, broker: Option<BrokerId>) -> Result<(), Faul
             Err(invalid_request(format!("Cannot update these configs for all brokers at once: [{}]", setting.name)))
         }
         Mode::PerBroker | Mode::ClusterWide => Ok(()),
+    }
+}
+
+/// A value that a broker's setting cannot have is an invalid request, where a topic's is an invalid config: as on Kafka.
+fn of_broker(fault: Fault, change: &ConfigChange, setting: Option<&Setting>) -> Fault {
+    let is_list_edit = matches!(Operation::from_code(change.operation), Some(Operation::Append | Operation::Subtract));
+    let has_no_list = is_list_edit && setting.is_none_or(|setting| setting.value_type != ValueType::List);
+    if fault.code == ErrorCode::InvalidConfig && !has_no_list {
+        Fault { code: ErrorCode::InvalidRequest, ..fault }
+    } else {
+        fault
     }
 }
 

@@ -189,7 +189,6 @@ impl<'a> Creation<'a> {
             config,
         };
         self.partitions += replicas.len();
-        self.remember(&topic.name);
         self.records.push(MetadataRecord::Topic { name: topic.name, id: topic.id });
         for (name, value) in &shape.config {
             let (name, value) = (name.clone(), Some(value.clone()));
@@ -219,18 +218,14 @@ impl<'a> Creation<'a> {
         }
     }
 
-    fn collisions(&mut self) -> &mut BTreeMap<String, Arc<str>> {
+    /// The topics that were there before this request: two new names that collide with each other only are both taken,
+    /// as on Kafka.
+    fn collisions(&mut self) -> &BTreeMap<String, Arc<str>> {
         let image = self.context.image;
         self.collisions.get_or_insert_with(|| {
             let names = image.topics().map(|topic| &topic.name).filter(|name| collides(name));
             names.map(|name| (normalised(name), Arc::clone(name))).collect()
         })
-    }
-
-    fn remember(&mut self, name: &str) {
-        if collides(name) {
-            self.collisions().insert(normalised(name), Arc::from(name));
-        }
     }
 
     /// Who has each partition, by the partition's index.

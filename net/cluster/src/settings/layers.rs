@@ -120,6 +120,25 @@ impl<'a> Layers<'a> {
     }
 }
 
+impl Effective<'_> {
+    /// The same as `DescribeConfigs` tells it: what comes before the first value of the setting's own name, or of the
+    /// broker setting of the same unit, is left out. So `retention.ms` that comes from `log.retention.hours` counts as a
+    /// default without synonyms, as on Kafka.
+    #[must_use]
+    pub fn described(self, setting: &Setting) -> Self {
+        let own = match setting.scope {
+            Scope::Broker => setting.name,
+            Scope::Topic => setting.synonyms.first().copied().unwrap_or_default(),
+        };
+        let mut synonyms = self.synonyms;
+        let set_by_topic = synonyms.iter().take_while(|synonym| synonym.source == Source::Topic).count();
+        let hidden = synonyms.iter().skip(set_by_topic).take_while(|synonym| synonym.setting.name != own).count();
+        synonyms.drain(set_by_topic..set_by_topic + hidden);
+        let source = synonyms.first().map_or(Source::Default, |first| first.source);
+        Effective { value: self.value, source, synonyms }
+    }
+}
+
 fn settle<'a>(setting: &'static Setting, synonyms: Vec<Synonym<'a>>) -> Effective<'a> {
     match synonyms.first() {
         Some(first) => Effective { value: Some(converted(first, setting)), source: first.source, synonyms },
@@ -198,6 +217,26 @@ mod tests {
                 "log.retention.hours=168/Default"
             ]
         );
+    }
+
+    /// What Kafka 4.3 answers for `retention.ms` and `segment.ms`, set and unset.
+    #[test]
+    fn a_value_in_another_unit_is_described_as_a_default() {
+        let (none, own) = (Values::new(), values(&[("retention.ms", "1000")]));
+        let start = values(&[("log.retention.hours", "24"), ("log.segment.bytes", "70000")]);
+        let layers = Layers { broker: &none, cluster: &none, start: &start };
+        let described = |own, name| {
+            let setting = topic_setting(name).unwrap();
+            shown(&layers.topic_setting(own, setting).described(setting))
+        };
+        assert_eq!(described(&none, "retention.ms"), (Some("86400000".into()), Source::Default, Vec::new()));
+        assert_eq!(described(&own, "retention.ms").2, ["retention.ms=1000/Topic"]);
+        assert_eq!(described(&none, "segment.ms"), (Some("604800000".into()), Source::Default, Vec::new()));
+        let bytes = described(&none, "segment.bytes");
+        assert_eq!((bytes.1, bytes.2.len()), (Source::Static, 2));
+        let hours = broker_setting("log.retention.hours").unwrap();
+        let hours = shown(&layers.broker_setting(hours).described(hours));
+        assert_eq!(hours.2, ["log.retention.hours=24/Static", "log.retention.hours=168/Default"]);
     }
 
     #[test]
