@@ -163,6 +163,11 @@ fn a_tail_that_is_not_cut_is_caught() {
     catch(PlantedBug::KeepCutTail, None).expect("it is caught");
 }
 
+#[test]
+fn a_write_to_an_idle_log_without_a_note_is_caught() {
+    catch(PlantedBug::NoTouchedNote, None).expect("it is caught");
+}
+
 /// A fault in the middle of the story, on the files of logs.
 fn flush_failure(after: u64) -> Fault {
     Fault::next(OperationKind::Flush, Effect::Fail(5)).on_path(".log").after(after)

@@ -11,13 +11,13 @@ use std::time::Duration;
 /// How long a broker may take to say where it listens. Generous: a debug build on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// The binary `heddle` of this build, built if it is not there or stale.
+/// The binary that `HEDDLE_BINARY` names, else that of this build, built if it is not there or stale.
 ///
 /// # Panics
 /// When it cannot be built.
 pub fn heddle() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build)
+    BINARY.get_or_init(|| std::env::var_os("HEDDLE_BINARY").map_or_else(build, PathBuf::from))
 }
 
 fn build() -> PathBuf {

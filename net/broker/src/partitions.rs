@@ -3,16 +3,18 @@
 //! Owns the list, and opens and drops logs as the metadata image says. Never decides what a partition answers.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
+use heddle_io::Task;
 use heddle_protocol::ErrorCode;
 use heddle_record::{LogId, LogStartOffset, PartitionIndex};
 
 use crate::change::Change;
 use crate::concurrently;
 use crate::core::Core;
+use crate::guard;
 use crate::message::{
     AppendFault, AppendOutcome, AppendRequest, DeleteRecordsRequest, EpochEnd, EpochEndsRequest, FoundOffset,
     ListOffsetsRequest, ReadOutcome, ReadRequest,
@@ -20,12 +22,17 @@ use crate::message::{
 use crate::partition::{Partition, Terms};
 use crate::topic_settings;
 
+/// Logs that are opened, or deleted, at the same time: they share flushes of directories and wait for the disk together.
+const LOGS_AT_ONCE: usize = 256;
+
+/// A partition, or why it is not served.
+type Opened = Result<Rc<Partition>, Closed>;
+
 /// One core's partitions.
 #[derive(Default)]
 pub(crate) struct Partitions {
     engine: OnceCell<Engine>,
-    /// Each partition, or why it is not served.
-    open: RefCell<BTreeMap<LogId, Result<Rc<Partition>, Closed>>>,
+    open: RefCell<BTreeMap<LogId, Opened>>,
 }
 
 /// A partition that is not served.
@@ -136,8 +143,9 @@ impl Partitions {
     /// A log could not be opened for want of space, descriptors or permission, in words. A log that is damaged is no
     /// error: it stays closed, and its partition answers so.
     pub(crate) async fn open(&self, core: &Core, change: &Change) -> Result<(), String> {
-        let engine = self.open_engine().clone();
-        for topic in change.topics() {
+        let engine = self.open_engine();
+        let mut opening = Opening::default();
+        'topics: for topic in change.topics() {
             let settings = topic_settings::of(change.image(), core.broker_id(), &core.config().settings, topic);
             for (index, state) in (0..).zip(&topic.partitions) {
                 let log = LogId { topic: topic.id, partition: PartitionIndex::new(index) };
@@ -155,17 +163,23 @@ impl Partitions {
                     Some(Err(_)) => {}
                     None => {
                         let name = LogName { topic: topic.name.to_string(), id: log };
-                        let opened = open_log(&engine, name, settings.log.clone(), terms).await?;
-                        self.open.borrow_mut().insert(log, opened);
+                        let opened = open_log(engine.clone(), name, settings.log.clone(), terms);
+                        opening.tasks.push_back((log, core.io().spawn(guard::vital(opened))));
+                        opening.wait_for(self, LOGS_AT_ONCE - 1).await;
+                        if opening.outcome.is_err() {
+                            break 'topics;
+                        }
                     }
                 }
             }
         }
-        Ok(())
+        opening.wait_for(self, 0).await;
+        opening.outcome
     }
 
     /// Drops the partitions that are gone with `change`, and deletes their logs, damaged ones too.
     pub(crate) async fn drop_gone(&self, core: &Core, change: &Change) {
+        let mut deleting = VecDeque::new();
         for log in self.gone(change) {
             let removed = self.open.borrow_mut().remove(&log);
             let name = match removed {
@@ -176,9 +190,13 @@ impl Partitions {
                 Some(Err(closed)) => closed.name,
                 None => continue,
             };
-            if let Err(error) = self.open_engine().delete_log(&name).await {
-                tracing::error!(log = %name, "a deleted topic's log could not be removed: {error}");
+            deleting.push_back(core.io().spawn(guard::vital(delete_log(self.open_engine().clone(), name))));
+            if deleting.len() == LOGS_AT_ONCE {
+                deleting.pop_front().expect("some are being deleted").await;
             }
+        }
+        for deleted in deleting {
+            deleted.await;
         }
     }
 
@@ -210,13 +228,42 @@ impl Partitions {
     }
 }
 
+/// Logs that are being opened, oldest first.
+struct Opening {
+    tasks: VecDeque<(LogId, Task<Result<Opened, String>>)>,
+    /// The first that failed.
+    outcome: Result<(), String>,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self { tasks: VecDeque::new(), outcome: Ok(()) }
+    }
+}
+
+impl Opening {
+    /// Waits until at most `left` are being opened, and lists those that are open.
+    async fn wait_for(&mut self, partitions: &Partitions, left: usize) {
+        while self.tasks.len() > left {
+            let (log, task) = self.tasks.pop_front().expect("there are more than none");
+            match task.await {
+                Ok(opened) => {
+                    partitions.open.borrow_mut().insert(log, opened);
+                }
+                Err(reason) => self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(Err(reason)),
+            }
+        }
+    }
+}
+
+async fn delete_log(engine: Engine, name: LogName) {
+    if let Err(error) = engine.delete_log(&name).await {
+        tracing::error!(log = %name, "a deleted topic's log could not be removed: {error}");
+    }
+}
+
 /// Opens one log. Damage closes the partition, not the broker.
-async fn open_log(
-    engine: &Engine,
-    name: LogName,
-    config: LogConfig,
-    terms: Terms,
-) -> Result<Result<Rc<Partition>, Closed>, String> {
+async fn open_log(engine: Engine, name: LogName, config: LogConfig, terms: Terms) -> Result<Opened, String> {
     match engine.open_log(name.clone(), config).await {
         Ok(log) => Ok(Ok(Rc::new(Partition::new(log, terms)))),
         Err(error @ heddle_engine::Error::Damaged { .. }) => {

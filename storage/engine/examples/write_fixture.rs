@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use heddle_engine::{
-    AppendOrigin, DataDir, Engine, EngineConfig, LogConfig, LogName, StoredCompression, WantedIdentity,
+    AppendOrigin, DataDir, Engine, EngineConfig, Log, LogConfig, LogName, StoredCompression, WantedIdentity,
 };
 use heddle_io::{Executor, Io, IoConfig, Lease};
 use heddle_record::{
@@ -29,27 +29,41 @@ async fn write(io: &Io, path: &Path) -> Outcome<()> {
     let engine = Engine::open(io, dir, EngineConfig::default()).await?;
     write_orders(&engine).await?;
     engine.close().await?;
+    // It is opened again and written to, so that there are notes of that.
+    drop(engine);
+    let dir = DataDir::open(io, path, &wanted).await?;
+    let engine = Engine::open(io, dir, EngineConfig::default()).await?;
+    append(&engine.open_log(name("orders", 0), config()).await?, 9).await?;
+    engine.close().await?;
     Ok(())
 }
 
-/// Ten batches under two leader epochs, by every codec, in several segments; the first records are deleted.
-async fn write_orders(engine: &Engine) -> Outcome<()> {
-    let config = LogConfig {
+fn config() -> LogConfig {
+    LogConfig {
         segment_bytes: 1024,
         index_interval_bytes: 200,
         compression: StoredCompression::Producer,
         timestamp_after_max: None,
         ..LogConfig::default()
-    };
-    let log = engine.open_log(name("orders", 0), config).await?;
-    let codecs = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
-    for number in 0..10 {
-        let epoch = LeaderEpoch::new(if number < 6 { 0 } else { 4 });
-        let appended = log.append(batch(number, codecs[number as usize % 5])?, AppendOrigin::Client, epoch).await?;
-        log.flushed(appended.last_offset).await?;
-        log.set_high_watermark(appended.last_offset.next());
+    }
+}
+
+/// Nine of ten batches under two leader epochs, by every codec, in several segments; the first records are deleted.
+async fn write_orders(engine: &Engine) -> Outcome<()> {
+    let log = engine.open_log(name("orders", 0), config()).await?;
+    for number in 0..9 {
+        append(&log, number).await?;
     }
     engine.delete_records_before(&log, Offset::new(4)).await?;
+    Ok(())
+}
+
+async fn append(log: &Log, number: i32) -> Outcome<()> {
+    let codecs = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    let epoch = LeaderEpoch::new(if number < 6 { 0 } else { 4 });
+    let appended = log.append(batch(number, codecs[number as usize % 5])?, AppendOrigin::Client, epoch).await?;
+    log.flushed(appended.last_offset).await?;
+    log.set_high_watermark(appended.last_offset.next());
     Ok(())
 }
 

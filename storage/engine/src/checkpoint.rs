@@ -1,104 +1,38 @@
 //! The recovery checkpoint: one file per core with what every log of the core needs to come back quickly.
 //!
 //! Owns `heddle.checkpoint.<core>`. A checkpoint is a help, never the truth: one that is torn, damaged or old is ignored
-//! with a line in the log, and the logs are scanned from their start. It is replaced as a whole, atomically.
+//! with a line in the log, and the logs are scanned from their start. It is replaced as a whole, atomically, and written
+//! a few logs at a time, so that the core goes on with its work meanwhile.
 //!
 //! Which core owns a log changes from run to run. So all checkpoints of the directory are read at start and of each log
 //! the newest snapshot counts; every core carries on those that no core has replaced by its own yet. Only then are the
 //! files of cores that no longer exist removed.
+//!
+//! A log that was idle when its snapshot was taken, and that no note (`touched.rs`) names since, ends where the snapshot
+//! says: it is opened without a look at its files.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::MutexGuard;
 
 use heddle_io::sync::Semaphore;
-use heddle_io::{EntryKind, Io, Lease, OpenOptions};
-use heddle_record::checksum::crc32c;
-use heddle_record::{LogId, PartitionIndex, TopicId};
-use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize};
+use heddle_io::{Buffer, EntryKind, Io, Lease, OpenOptions};
+use heddle_record::{LogId, Timestamp};
 
+use crate::archive::{self, Age, ArchiveWriter, LogSnapshot, Stored, StoredLog};
 use crate::data_dir::{DataDir, write_checked};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::layout::{self, LogName};
+use crate::log::Log;
 use crate::segment_index::Indexes;
+use crate::snapshot;
+use crate::state::Boundary;
+use crate::touched::{self, Notes};
 
-/// What a checkpoint file starts with.
-pub const CHECKPOINT_MAGIC: [u8; 8] = *b"HEDDLECP";
-/// The version of the snapshot behind the header.
-pub const CHECKPOINT_VERSION: u32 = 1;
-/// Bytes before the snapshot: magic, version, checksum of the snapshot, its length, zeros.
-pub const CHECKPOINT_HEADER_LEN: usize = 32;
-
-/// One core's checkpoint.
-#[derive(Debug, Archive, Serialize, Deserialize)]
-pub(crate) struct Snapshot {
-    /// Counts the times that the data directory was opened; the larger is the newer.
-    pub(crate) generation: u64,
-    pub(crate) logs: Vec<LogSnapshot>,
-}
-
-/// What a log looked like, up to its recovery point.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) struct LogSnapshot {
-    pub(crate) topic_id: [u8; 16],
-    pub(crate) partition: i32,
-    /// The generation in which it was taken, and a count within it: the larger is the newer.
-    pub(crate) generation: u64,
-    pub(crate) sequence: u64,
-    pub(crate) log_start: i64,
-    /// The recovery point: everything below was flushed.
-    pub(crate) recovery_offset: i64,
-    pub(crate) recovery_segment: i64,
-    pub(crate) recovery_position: u64,
-    /// Segments up to the one with the recovery point.
-    pub(crate) segments: Vec<SegmentSnapshot>,
-    /// Leader epochs and their first offsets.
-    pub(crate) epochs: Vec<(i32, i64)>,
-    pub(crate) producers: Vec<ProducerSnapshot>,
-}
-
-/// A segment up to the recovery point.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) struct SegmentSnapshot {
-    pub(crate) base_offset: i64,
-    pub(crate) size: u64,
-    /// The largest timestamp, and the last offset of the first batch that has it.
-    pub(crate) max_time: Option<(i64, i64)>,
-    /// Entries in the index files.
-    pub(crate) offset_entries: u32,
-    pub(crate) time_entries: u32,
-    /// Whether the index files are complete.
-    pub(crate) index_complete: bool,
-    pub(crate) first_append_at: Option<i64>,
-    pub(crate) last_append_at: Option<i64>,
-}
-
-/// A producer of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) struct ProducerSnapshot {
-    pub(crate) id: i64,
-    pub(crate) epoch: i16,
-    pub(crate) active_at: i64,
-    pub(crate) batches: Vec<ProducerBatchSnapshot>,
-}
-
-/// A batch of a producer.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) struct ProducerBatchSnapshot {
-    pub(crate) base_sequence: i32,
-    pub(crate) last_sequence: i32,
-    pub(crate) base_offset: i64,
-    pub(crate) last_offset: i64,
-    pub(crate) log_append_time: i64,
-}
-
-impl LogSnapshot {
-    pub(crate) fn id(&self) -> LogId {
-        LogId { topic: TopicId::new(self.topic_id), partition: PartitionIndex::new(self.partition) }
-    }
-}
+/// Logs whose snapshots are taken before other tasks run.
+const LOGS_PER_TURN: usize = 64;
 
 /// What the checkpoints of earlier runs say.
 #[derive(Debug, Default)]
@@ -106,24 +40,51 @@ pub(crate) struct Inherited {
     /// The generation of this run.
     generation: u64,
     /// The newest snapshot of each log, until the core that opened the log has written its own.
-    logs: BTreeMap<LogId, LogSnapshot>,
+    logs: BTreeMap<LogId, StoredLog>,
+    /// Logs that have a directory.
+    present: BTreeSet<LogId>,
+    /// Logs that had records and have no directory any more.
+    missing: BTreeSet<LogId>,
     /// A checkpoint could not be read: logs without a snapshot may have had one.
     pub(crate) lost: bool,
+    /// Which logs were written to since is not known: every log is looked at, until each core has a checkpoint of its own.
+    pub(crate) notes_lost: bool,
     /// Cores that have written a checkpoint in this run.
     written_by: BTreeSet<usize>,
 }
 
 impl Inherited {
-    /// The snapshot of a log.
-    pub(crate) fn snapshot(&self, id: LogId) -> Option<LogSnapshot> {
+    /// The generation of this run.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What is known of a log.
+    pub(crate) fn stored(&self, id: LogId) -> Option<StoredLog> {
         self.logs.get(&id).cloned()
+    }
+
+    /// Whether a log had records and its directory is gone.
+    pub(crate) fn is_missing(&self, id: LogId) -> bool {
+        self.missing.contains(&id)
+    }
+
+    /// Whether a log has a directory.
+    pub(crate) fn is_present(&self, id: LogId) -> bool {
+        self.present.contains(&id)
+    }
+
+    /// A log's directory was made.
+    pub(crate) fn note_created(&mut self, id: LogId) {
+        self.present.insert(id);
     }
 }
 
 /// Orders the checkpoints of one core, and lets one of them serve everybody who asked before it began.
 pub(crate) struct CheckpointTurn {
     turn: Semaphore,
-    begun: Cell<u64>,
+    /// Counts the checkpoints that began.
+    pub(crate) begun: Cell<u64>,
     /// The number of the last one that succeeded.
     saved: Cell<u64>,
 }
@@ -134,6 +95,15 @@ impl CheckpointTurn {
     }
 }
 
+/// Which logs the next start has to look at although no note names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// Those with an append under way or a short while ago.
+    Lately,
+    /// Those with an append under way: the process stops.
+    Now,
+}
+
 impl Engine {
     /// Writes a checkpoint, if anything has changed since the last: first flushes every log, so that the next start has
     /// nothing to scan but what comes after.
@@ -141,55 +111,55 @@ impl Engine {
     /// # Errors
     /// The former checkpoint stays in force.
     pub async fn checkpoint(&self) -> Result<(), Error> {
-        let logs = self.logs();
-        if logs.iter().all(|log| !log.inner.state.borrow().unsaved) {
+        let changed = |log: &Log| log.inner.state.borrow().unsaved;
+        let logs: Vec<Log> = self.logs().into_iter().filter(changed).collect();
+        if logs.is_empty() && !self.inner.core.touched.awaits_checkpoint() {
             return Ok(());
         }
         for log in &logs {
             log.inner.start_flushing();
         }
-        for log in logs.iter().filter(|log| log.offline().is_none()) {
+        for (number, log) in logs.iter().enumerate().filter(|(_, log)| log.offline().is_none()) {
             // A log that goes offline meanwhile has its last flushed state saved.
             if log.flush().await.is_ok() {
                 log.inner.write_indexes(Indexes::All).await?;
             }
+            if number % LOGS_PER_TURN == 0 {
+                self.inner.core.io.yield_now().await;
+            }
         }
-        self.save().await
+        self.save(Busy::Lately).await
     }
 
     /// Writes a checkpoint of what is flushed now. Whoever asks while one is being written shares the next.
     ///
     /// # Errors
     /// The former checkpoint stays in force.
-    pub(crate) async fn save(&self) -> Result<(), Error> {
-        let turns = &self.inner.checkpoint;
+    pub(crate) async fn save(&self, busy: Busy) -> Result<(), Error> {
+        let turns = &self.inner.core.checkpoints;
         let begun_before = turns.begun.get();
         let _turn = turns.turn.acquire(1).await;
         if turns.saved.get() > begun_before {
             return Ok(());
         }
         turns.begun.set(turns.begun.get() + 1);
-        self.write_snapshot(turns.begun.get()).await?;
+        self.write_checkpoint(turns.begun.get(), busy).await?;
         turns.saved.set(turns.begun.get());
         Ok(())
     }
 
-    async fn write_snapshot(&self, sequence: u64) -> Result<(), Error> {
+    async fn write_checkpoint(&self, sequence: u64, busy: Busy) -> Result<(), Error> {
         let core = &self.inner.core;
         core.dir.offline_error().map_or(Ok(()), Err)?;
-        core.bytes_since_checkpoint.set(0);
+        core.begin_checkpoint();
+        let age = Age { generation: inherited(&core.dir).generation, sequence };
         let open = self.logs();
         let own: BTreeSet<LogId> = open.iter().map(|log| log.name().id).collect();
-        let snapshot = {
-            let inherited = inherited(&core.dir);
-            let generation = inherited.generation;
-            let mut logs: Vec<LogSnapshot> = open.iter().map(|log| log.inner.snapshot(generation, sequence)).collect();
-            logs.extend(inherited.logs.values().filter(|log| !own.contains(&log.id())).cloned());
-            Snapshot { generation, logs }
-        };
-        let bytes = Lease::from_vec(encode(&snapshot));
+        let mut writer = ArchiveWriter::new();
+        let points = self.take_snapshots(&mut writer, &open, age, busy).await;
+        self.carry_on(&mut writer, &own).await;
         let name = layout::checkpoint_file(core.config.core);
-        let written = write_checked(&core.io, core.dir.path(), &name, bytes).await;
+        let written = write_checked(&core.io, core.dir.path(), &name, writer.finish(age)).await;
         if let Err(error) = written {
             core.dir.note_failure(&error);
             for log in &open {
@@ -197,10 +167,51 @@ impl Engine {
             }
             return Err(error);
         }
-        for (log, saved) in open.iter().zip(&snapshot.logs) {
-            log.inner.note_saved(saved);
+        for (log, point) in open.iter().zip(points) {
+            log.inner.note_saved(point);
         }
+        core.touched.settle(age).await?;
         self.forget_inherited(&own).await
+    }
+
+    /// Adds the core's own logs. Returns their recovery points, in the same order.
+    async fn take_snapshots(&self, writer: &mut ArchiveWriter, open: &[Log], age: Age, busy: Busy) -> Vec<Boundary> {
+        let io = &self.inner.core.io;
+        let busy_for = i64::try_from(self.inner.core.config.checkpoint_busy_for.as_millis()).unwrap_or(i64::MAX);
+        let mut points = Vec::with_capacity(open.len());
+        for some in open.chunks(LOGS_PER_TURN) {
+            let busy_since = match busy {
+                Busy::Lately => io.wall_clock().saturating_sub(busy_for).saturating_add(1),
+                Busy::Now => i64::MAX,
+            };
+            for log in some {
+                let (snapshot, active) = log.inner.take_snapshot(Timestamp::new(busy_since));
+                points.push(snapshot::recovery_point(&snapshot));
+                writer.add(log.name().id, age, active, &snapshot);
+            }
+            writer.end_piece();
+            io.yield_now().await;
+        }
+        points
+    }
+
+    /// Adds what earlier runs knew of logs that no core has written about in this one.
+    async fn carry_on(&self, writer: &mut ArchiveWriter, own: &BTreeSet<LogId>) {
+        let core = &self.inner.core;
+        let mut next = None;
+        loop {
+            let some: Vec<StoredLog> = {
+                let inherited = inherited(&core.dir);
+                let from = next.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+                let rest = inherited.logs.range((from, std::ops::Bound::Unbounded));
+                rest.take(LOGS_PER_TURN).map(|(_, log)| log.clone()).collect()
+            };
+            let Some(last) = some.last() else { return };
+            next = Some(last.id);
+            some.iter().filter(|log| !own.contains(&log.id)).for_each(|log| writer.add_stored(log));
+            writer.end_piece();
+            core.io.yield_now().await;
+        }
     }
 
     /// Snapshots of logs that this core has written itself are no longer needed; once all cores have written, neither are
@@ -215,9 +226,13 @@ impl Engine {
         if !all_written {
             return Ok(());
         }
-        for entry in core.io.read_dir(core.dir.path()).await? {
-            if layout::checkpoint_core(&entry.name).is_some_and(|number| number >= core.config.cores) {
-                core.io.remove_file(&core.dir.path().join(&entry.name)).await?;
+        let entries = core.io.read_dir(core.dir.path()).await?;
+        // Notes first: a checkpoint without them is read, and believed in nothing.
+        for number_of in [layout::touched_core, layout::checkpoint_core] {
+            for entry in &entries {
+                if number_of(&entry.name).is_some_and(|number| number >= core.config.cores) {
+                    core.io.remove_file(&core.dir.path().join(&entry.name)).await?;
+                }
             }
         }
         Ok(())
@@ -250,7 +265,10 @@ impl std::ops::DerefMut for MappedInherited<'_> {
 
 /// Forgets the snapshot of a log that is deleted.
 pub(crate) fn forget_log(dir: &DataDir, id: LogId) {
-    inherited(dir).logs.remove(&id);
+    let mut inherited = inherited(dir);
+    inherited.logs.remove(&id);
+    inherited.present.remove(&id);
+    inherited.missing.remove(&id);
 }
 
 /// Reads all checkpoints of the directory, unless another engine of this process has. Returns whether this call did.
@@ -261,90 +279,131 @@ pub(crate) async fn load_once(io: &Io, dir: &DataDir) -> Result<bool, Error> {
     if dir.inherited().lock().expect("nobody panics while holding it").is_some() {
         return Ok(false);
     }
-    let mut loaded = Inherited::default();
+    let mut found = Found::default();
     let mut present = BTreeSet::new();
     for entry in io.read_dir(dir.path()).await? {
-        if entry.kind == EntryKind::File && layout::checkpoint_core(&entry.name).is_some() {
-            let path = dir.path().join(&entry.name);
-            match read_snapshot(io, &path).await? {
-                Ok(snapshot) => loaded.take(snapshot),
-                Err(reason) => {
-                    loaded.lost = true;
-                    tracing::warn!(file = %path.display(), reason, "a checkpoint is not readable; its logs are scanned from their start");
-                }
-            }
+        if entry.kind == EntryKind::File {
+            found.read(io, &dir.path().join(&entry.name), &entry.name).await?;
         } else if let Some(name) = LogName::from_directory(&entry.name) {
             present.insert(name.id);
         }
     }
-    loaded.generation += 1;
-    loaded.logs.retain(|id, _| present.contains(id));
+    let loaded = found.combine(present);
     let mut inherited = dir.inherited().lock().expect("nobody panics while holding it");
     let first = inherited.is_none();
     inherited.get_or_insert(loaded);
     Ok(first)
 }
 
+/// The checkpoints and notes of all cores, as they were read.
+#[derive(Default)]
+struct Found {
+    checkpoints: BTreeMap<usize, Option<Stored>>,
+    notes: BTreeMap<usize, Option<Notes>>,
+}
+
+impl Found {
+    /// Reads the file if it is a checkpoint or a file of notes.
+    async fn read(&mut self, io: &Io, path: &Path, name: &str) -> Result<(), Error> {
+        let unreadable = |reason| {
+            tracing::warn!(file = %path.display(), reason, "a checkpoint is not readable; its logs are scanned from their start");
+        };
+        if let Some(core) = layout::checkpoint_core(name) {
+            let read = read_checkpoint(io, path).await?;
+            self.checkpoints.insert(core, read.map_err(unreadable).ok());
+        } else if let Some(core) = layout::touched_core(name) {
+            let read = touched::read(&read_whole(io, path).await?);
+            let unreliable = |reason| {
+                tracing::warn!(file = %path.display(), reason, "which logs were written to last is not known; all are looked at");
+            };
+            self.notes.insert(core, read.map_err(unreliable).ok());
+        }
+        Ok(())
+    }
+
+    /// Of each log the newest snapshot, and whether it can be believed without a look at the log's files.
+    fn combine(self, present: BTreeSet<LogId>) -> Inherited {
+        let mut inherited = Inherited { lost: self.has_lost_checkpoint(), ..Inherited::default() };
+        inherited.notes_lost = inherited.lost || !self.has_all_notes();
+        for stored in self.checkpoints.into_values().flatten() {
+            inherited.take(stored);
+        }
+        for (log, age) in self.notes.into_values().flatten().flat_map(|notes| notes.notes) {
+            inherited.generation = inherited.generation.max(age.generation);
+            if let Some(stored) = inherited.logs.get_mut(&log)
+                && age >= stored.age
+            {
+                stored.active = true;
+            }
+        }
+        if inherited.notes_lost {
+            inherited.logs.values_mut().for_each(|log| log.active = true);
+        }
+        inherited.generation += 1;
+        let (there, gone): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut inherited.logs).into_iter().partition(|(id, _)| present.contains(id));
+        let had_records = |log: &StoredLog| log.snapshot().is_some_and(|log| log.recovery_offset > log.log_start);
+        inherited.missing = gone.into_iter().filter(|(_, log)| had_records(log)).map(|(id, _)| id).collect();
+        inherited.logs = there;
+        inherited.present = present;
+        inherited
+    }
+
+    /// Whether a checkpoint was there that is not there, not readable, or older than it was.
+    fn has_lost_checkpoint(&self) -> bool {
+        let stale = |(core, notes): (&usize, &Option<Notes>)| {
+            let known = self.checkpoints.get(core).and_then(Option::as_ref).map_or(Age::default(), |stored| stored.age);
+            notes.as_ref().is_some_and(|notes| notes.checkpoint > known)
+        };
+        self.checkpoints.values().any(Option::is_none) || self.notes.iter().any(stale)
+    }
+
+    /// Whether the notes that come after each checkpoint can be relied on.
+    fn has_all_notes(&self) -> bool {
+        let known = |core: &usize| matches!(self.notes.get(core), Some(Some(_)));
+        self.notes.values().all(Option::is_some) && self.checkpoints.keys().all(known)
+    }
+}
+
 impl Inherited {
     /// Keeps what is newer than what is known.
-    fn take(&mut self, snapshot: Snapshot) {
-        self.generation = self.generation.max(snapshot.generation);
-        for log in snapshot.logs {
-            let age = |log: &LogSnapshot| (log.generation, log.sequence);
-            match self.logs.get(&log.id()) {
-                Some(known) if age(known) >= age(&log) => {}
+    fn take(&mut self, stored: Stored) {
+        self.generation = self.generation.max(stored.age.generation);
+        for log in stored.logs {
+            match self.logs.get_mut(&log.id) {
+                Some(known) if known.age > log.age => {}
+                // Carried on by another core, which may have known of a note.
+                Some(known) if known.age == log.age => known.active |= log.active,
                 _ => {
-                    self.logs.insert(log.id(), log);
+                    self.logs.insert(log.id, log);
                 }
             }
         }
     }
 }
 
-/// The bytes of a checkpoint file.
-pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let body = rkyv::to_bytes::<rkyv::rancor::Error>(snapshot).expect("a snapshot in memory can be written to memory");
-    let mut bytes = Vec::with_capacity(CHECKPOINT_HEADER_LEN + body.len());
-    bytes.extend_from_slice(&CHECKPOINT_MAGIC);
-    bytes.extend_from_slice(&CHECKPOINT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
-    bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    bytes.resize(CHECKPOINT_HEADER_LEN, 0);
-    bytes.extend_from_slice(&body);
-    bytes
-}
-
-/// The snapshot in these bytes of a file, or why there is none.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, &'static str> {
-    let (header, body) = bytes.split_first_chunk::<CHECKPOINT_HEADER_LEN>().ok_or("too short")?;
-    let (magic, rest) = header.split_first_chunk().expect("the header is longer");
-    let (version, rest) = rest.split_first_chunk().expect("the header is longer");
-    let (crc, rest) = rest.split_first_chunk().expect("the header is longer");
-    let (len, _) = rest.split_first_chunk().expect("the header is longer");
-    if *magic != CHECKPOINT_MAGIC {
-        return Err("not a checkpoint");
-    }
-    if u32::from_le_bytes(*version) != CHECKPOINT_VERSION {
-        return Err("another version");
-    }
-    if u64::from_le_bytes(*len) != body.len() as u64 {
-        return Err("torn");
-    }
-    if u32::from_le_bytes(*crc) != crc32c(body) {
-        return Err("the checksum does not match");
-    }
-    let mut aligned: AlignedVec = AlignedVec::with_capacity(body.len());
-    aligned.extend_from_slice(body);
-    rkyv::from_bytes::<Snapshot, rkyv::rancor::Error>(&aligned).map_err(|_| "the snapshot is malformed")
-}
-
 /// Reads one checkpoint: what it says, or why it says nothing.
 ///
 /// # Errors
 /// What the system refuses.
-pub(crate) async fn read_snapshot(io: &Io, path: &std::path::Path) -> Result<Result<Snapshot, &'static str>, Error> {
+pub(crate) async fn read_checkpoint(io: &Io, path: &Path) -> Result<Result<Stored, &'static str>, Error> {
+    Ok(archive::read(read_whole(io, path).await?))
+}
+
+/// The bytes of a file, aligned in memory.
+async fn read_whole(io: &Io, path: &Path) -> Result<Lease, Error> {
     let file = io.open(path, OpenOptions::read()).await?;
-    let len = io.len(&file).await?;
-    let bytes = io.read_lease(&file, 0, usize::try_from(len).expect("a file in memory")).await?;
-    Ok(decode(&bytes))
+    let len = usize::try_from(io.len(&file).await?).expect("a file in memory");
+    let (read, bytes) = io.read(&file, 0, Buffer::aligned(len), len).await;
+    read?;
+    Ok(bytes.freeze())
+}
+
+/// What a log's snapshot says, if it can be so.
+pub(crate) fn sound_snapshot(name: &LogName, stored: &StoredLog) -> Option<LogSnapshot> {
+    let snapshot = stored.snapshot().filter(snapshot::is_sound);
+    if snapshot.is_none() {
+        tracing::warn!(log = %name, "the checkpoint contradicts itself; the log is scanned from its start");
+    }
+    snapshot
 }

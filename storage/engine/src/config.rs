@@ -28,6 +28,12 @@ pub struct EngineConfig {
     pub checkpoint_interval: Duration,
     /// Bytes appended since the last checkpoint that ask for one before its time: recovery never scans much more.
     pub checkpoint_bytes: u64,
+    /// Logs that turned from idle to busy since the last checkpoint that ask for one before its time: the next start after a
+    /// kill looks at not many more.
+    pub checkpoint_touched_logs: usize,
+    /// A log that was appended to so lately counts as busy in a checkpoint: the next start looks at it in any case, and it
+    /// goes on without another note.
+    pub checkpoint_busy_for: Duration,
     /// How often [`crate::Engine::maintain`] deletes what retention no longer wants.
     pub retention_check_interval: Duration,
     /// Idle producers are forgotten after this long (`producer.id.expiration.ms`).
@@ -56,6 +62,8 @@ impl Default for EngineConfig {
             flushes_in_flight_max: 32,
             checkpoint_interval: Duration::from_secs(60),
             checkpoint_bytes: 1 << 30,
+            checkpoint_touched_logs: 1024,
+            checkpoint_busy_for: Duration::from_secs(10),
             retention_check_interval: Duration::from_secs(300),
             producer_id_expiration: Duration::from_secs(24 * 60 * 60),
             producer_ids_max: 100_000,
@@ -82,6 +90,8 @@ pub enum PlantedBug {
     NoDirectorySync,
     /// What recovery cuts off stays in the file (case 41).
     KeepCutTail,
+    /// A log that a checkpoint calls idle is written to without a note of it.
+    NoTouchedNote,
 }
 
 /// How one log is kept. The broker makes it from the topic's settings; `checked` is called by the engine.

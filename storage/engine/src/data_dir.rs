@@ -22,7 +22,7 @@ use crate::layout;
 use crate::shared_flush::DeviceFlush;
 
 /// The format version that this program writes. It opens this one and every older one.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The first line of the identity file.
 const FIRST_LINE: &str = "heddle data directory";
@@ -91,9 +91,13 @@ impl DataDir {
         }
         refuse_foreign(io, path).await?;
         let lock = lock(io, path).await?;
-        let identity = match read_identity(io, path).await? {
-            Some(identity) => {
+        let identity = match read_identity_file(io, path).await? {
+            Some((identity, format)) => {
                 wanted.check(path, &identity)?;
+                if format < FORMAT_VERSION {
+                    tracing::info!(directory = %path.display(), from = format, to = FORMAT_VERSION, "this directory is for this version and later ones from now on");
+                    write_identity(io, path, &identity).await?;
+                }
                 identity
             }
             None => create_identity(io, path, wanted).await?,
@@ -128,7 +132,7 @@ impl DataDir {
     /// # Errors
     /// Whatever the system refuses; the former file is still there then.
     pub async fn replace_file(&self, io: &Io, name: &str, bytes: Lease) -> Result<(), Error> {
-        write_checked(io, self.path(), name, bytes).await
+        write_checked(io, self.path(), name, vec![bytes]).await
     }
 
     /// Reads a small file beside the logs; `None` if there is none.
@@ -272,6 +276,11 @@ async fn lock(io: &Io, path: &Path) -> Result<File, Error> {
 /// # Errors
 /// [`Error::NewerFormat`], [`Error::DamagedIdentity`], [`Error::Io`].
 pub async fn read_identity(io: &Io, path: &Path) -> Result<Option<Identity>, Error> {
+    Ok(read_identity_file(io, path).await?.map(|(identity, _)| identity))
+}
+
+/// The identity, and the format version of the directory.
+async fn read_identity_file(io: &Io, path: &Path) -> Result<Option<(Identity, u32)>, Error> {
     let file_path = path.join(layout::IDENTITY_FILE);
     let file = match io.open(&file_path, OpenOptions::read()).await {
         Ok(file) => file,
@@ -297,9 +306,14 @@ async fn create_identity(io: &Io, path: &Path, wanted: &WantedIdentity) -> Resul
         broker_id: wanted.broker_id.unwrap_or(BrokerId::new(1)),
         directory_id: TopicId::new(io.random_bytes16()),
     };
-    write_checked(io, path, layout::IDENTITY_FILE, Lease::from_vec(encode_identity(&identity).into_bytes())).await?;
+    write_identity(io, path, &identity).await?;
     tracing::info!(directory = %path.display(), cluster = identity.cluster_id, broker = %identity.broker_id, "made a new data directory");
     Ok(identity)
+}
+
+async fn write_identity(io: &Io, path: &Path, identity: &Identity) -> Result<(), Error> {
+    let text = Lease::from_vec(encode_identity(identity).into_bytes());
+    write_checked(io, path, layout::IDENTITY_FILE, vec![text]).await
 }
 
 /// The text of an identity file.
@@ -317,7 +331,7 @@ enum IdentityProblem {
     Damaged(&'static str),
 }
 
-fn decode_identity(text: &str) -> Result<Identity, IdentityProblem> {
+fn decode_identity(text: &str) -> Result<(Identity, u32), IdentityProblem> {
     use IdentityProblem::Damaged;
     let field = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).ok_or(Damaged("a line is missing"))
@@ -336,21 +350,22 @@ fn decode_identity(text: &str) -> Result<Identity, IdentityProblem> {
     if stored != format!("{:08x}", crc32c(body.as_bytes())) {
         return Err(Damaged("the checksum does not match"));
     }
-    Ok(Identity {
+    let identity = Identity {
         cluster_id: field("cluster.id")?.to_owned(),
         broker_id: BrokerId::new(field("broker.id")?.parse().map_err(|_| Damaged("the broker id is no number"))?),
         directory_id: TopicId::from_str(field("directory.id")?).map_err(|_| Damaged("the directory id is none"))?,
-    })
+    };
+    Ok((identity, version))
 }
 
 /// Replaces the file `name` in `directory` by `bytes`, so that a crash leaves the former file or the new one.
 ///
 /// # Errors
 /// Whatever the system refuses; the former file is still there then.
-pub(crate) async fn write_checked(io: &Io, directory: &Path, name: &str, bytes: Lease) -> Result<(), Error> {
+pub(crate) async fn write_checked(io: &Io, directory: &Path, name: &str, bytes: Vec<Lease>) -> Result<(), Error> {
     let temporary = directory.join(format!("{name}{}", layout::TEMPORARY_SUFFIX));
     let file = io.open(&temporary, OpenOptions::create().truncate()).await?;
-    io.write(&file, 0, vec![bytes]).await?;
+    io.write(&file, 0, bytes).await?;
     io.sync_data(&file).await?;
     drop(file);
     io.rename(&temporary, &directory.join(name)).await?;
@@ -384,7 +399,7 @@ fn is_ours(name: &str, kind: EntryKind) -> bool {
         EntryKind::File => {
             name == layout::IDENTITY_FILE
                 || name == layout::LOCK_FILE
-                || layout::checkpoint_core(name).is_some()
+                || layout::checkpoint_core(name).or(layout::touched_core(name)).is_some()
                 || matches!(name.strip_prefix(layout::METADATA_PREFIX), Some("0" | "1"))
         }
         EntryKind::Directory => layout::LogName::from_directory(name).is_some() || name == "lost+found",

@@ -4,7 +4,8 @@
 //! that hold for a whole core. Which logs belong to this core is the broker's decision.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,16 +13,18 @@ use heddle_io::sync::{Notify, Semaphore};
 use heddle_io::{EntryKind, Io, Monotonic};
 use heddle_record::{LogId, Timestamp};
 
-use crate::checkpoint::CheckpointTurn;
+use crate::checkpoint::{Busy, CheckpointTurn, inherited};
 use crate::config::{EngineConfig, LogConfig};
 use crate::data_dir::{DataDir, clean_leftovers};
 use crate::device::Device;
 use crate::error::Error;
 use crate::files::FileTable;
-use crate::layout::{DELETED_SUFFIX, LogName};
+use crate::group::Group;
+use crate::layout::{self, DELETED_SUFFIX, LogName};
 use crate::log::{Log, LogInner};
 use crate::shared_flush::SharedFlush;
 use crate::tail::TailCache;
+use crate::touched::{TouchedFile, Trust};
 
 /// One core's engine. Clones share it; it stays on its core.
 #[derive(Clone)]
@@ -32,7 +35,6 @@ pub struct Engine {
 pub(crate) struct EngineInner {
     pub(crate) core: Rc<Core>,
     logs: RefCell<BTreeMap<LogId, Slot>>,
-    pub(crate) checkpoint: CheckpointTurn,
 }
 
 /// What is known of a log.
@@ -61,6 +63,14 @@ pub(crate) struct Core {
     pub(crate) dirty_files: Cell<usize>,
     /// Producers that all logs of this core remember.
     producers: Cell<usize>,
+    pub(crate) checkpoints: CheckpointTurn,
+    pub(crate) touched: TouchedFile,
+    /// Names in the data directory that are to become durable, and new directories that are to become so before.
+    names: Group<Option<PathBuf>>,
+    /// Directories of deleted logs that are removed at the same time.
+    removals: Semaphore,
+    /// Settings that a log was opened with lately: neighbours share theirs.
+    last_config: RefCell<Rc<LogConfig>>,
     /// Bytes appended since the last checkpoint.
     pub(crate) bytes_since_checkpoint: Cell<u64>,
     /// Logs that are offline because the disk was full or read-only.
@@ -79,6 +89,12 @@ const MEMORY_PAUSE: Duration = Duration::from_secs(5);
 const MEMORY_LOW_SHARE: u64 = 16;
 /// The longest that the upkeep sleeps, which bounds how long a new deadline can be missed.
 const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
+/// The shortest time between two checkpoints that are written because many logs turned busy.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
+/// Directories of deleted logs that a core removes at the same time.
+const REMOVALS_MAX: usize = 2;
+/// Logs that are closed at the same time.
+const CLOSES_MAX: usize = 64;
 
 impl Engine {
     /// Opens the engine of core `config.core`. The first to open cleans up what a crash has left.
@@ -91,6 +107,12 @@ impl Engine {
             clean_leftovers(io, dir.path()).await?;
         }
         let device = dir.device(io, config.device).await?;
+        let (generation, trust) = {
+            let inherited = inherited(&dir);
+            (inherited.generation(), if inherited.notes_lost { Trust::Void } else { Trust::Reliable })
+        };
+        let notes = dir.path().join(layout::touched_file(config.core));
+        let touched = TouchedFile::open(io, &notes, generation, trust).await?;
         let core = Core {
             io: io.clone(),
             dir,
@@ -103,13 +125,18 @@ impl Engine {
             flush_permits: Semaphore::new(config.flushes_in_flight_max.max(1)),
             dirty_files: Cell::new(0),
             producers: Cell::new(0),
+            checkpoints: CheckpointTurn::new(),
+            touched,
+            names: Group::new(),
+            removals: Semaphore::new(REMOVALS_MAX),
+            last_config: RefCell::default(),
             bytes_since_checkpoint: Cell::new(0),
             full: RefCell::default(),
             flush_deadlines: RefCell::default(),
             upkeep: Notify::new(),
             config,
         };
-        let inner = EngineInner { core: Rc::new(core), logs: RefCell::default(), checkpoint: CheckpointTurn::new() };
+        let inner = EngineInner { core: Rc::new(core), logs: RefCell::default() };
         Ok(Engine { inner: Rc::new(inner) })
     }
 
@@ -175,10 +202,12 @@ impl Engine {
             log.inner.mark_deleted();
             self.inner.core.forget_producers(log.producer_count());
         }
-        crate::checkpoint::forget_log(self.data_dir(), name.id);
         let core = &self.inner.core;
         core.files.forget_log(name.id);
         let deleted = remove_directory(core, name).await;
+        if deleted.is_ok() {
+            crate::checkpoint::forget_log(self.data_dir(), name.id);
+        }
         slot.finish(None);
         deleted
     }
@@ -187,6 +216,7 @@ impl Engine {
     pub async fn maintain(&self) {
         let (io, config) = (&self.inner.core.io, &self.inner.core.config);
         let mut checkpoint_at = io.now() + config.checkpoint_interval;
+        let mut checkpoint_early_at = io.now() + CHECKPOINT_PAUSE;
         let mut retention_at = io.now() + config.retention_check_interval;
         let mut full_at = io.now();
         let mut memory_at = io.now() + MEMORY_PAUSE;
@@ -194,9 +224,14 @@ impl Engine {
             let wake = self.inner.core.upkeep.wait();
             let now = io.now();
             let flush_at = self.flush_overdue(now);
+            let many_touched = self.inner.core.touched.noted() >= config.checkpoint_touched_logs;
+            if many_touched {
+                checkpoint_at = checkpoint_at.min(checkpoint_early_at);
+            }
             if now >= checkpoint_at || self.inner.core.checkpoint_is_due() {
                 self.checkpoint_logged().await;
                 checkpoint_at = io.now() + config.checkpoint_interval;
+                checkpoint_early_at = io.now() + CHECKPOINT_PAUSE;
             }
             if now >= retention_at {
                 self.expire_producers();
@@ -281,13 +316,18 @@ impl Engine {
     /// What could not be made durable. A log that went offline earlier is no error: it was reported then.
     pub async fn close(&self) -> Result<(), Error> {
         let mut first_error = None;
+        let mut closing = VecDeque::new();
         for log in self.logs() {
-            let closed = log.inner.close().await;
-            if let (Err(error), None) = (closed, &first_error) {
-                first_error = Some(error);
+            closing.push_back(self.inner.core.io.spawn(async move { log.inner.close().await }));
+            if closing.len() == CLOSES_MAX {
+                let closed = closing.pop_front().expect("some are being closed").await;
+                first_error = first_error.or(closed.err());
             }
         }
-        let saved = self.save().await;
+        for closed in closing {
+            first_error = first_error.or(closed.await.err());
+        }
+        let saved = self.save(Busy::Now).await;
         self.inner.logs.borrow_mut().clear();
         first_error.map_or(saved, Err)
     }
@@ -333,8 +373,8 @@ impl Drop for BusySlot<'_> {
     }
 }
 
-/// Renames the log's directory, durably, then removes it. A crash in between leaves a name that is removed at start.
-async fn remove_directory(core: &Core, name: &LogName) -> Result<(), Error> {
+/// Renames the log's directory, durably, and has it removed. A crash in between leaves a name that is removed at start.
+async fn remove_directory(core: &Rc<Core>, name: &LogName) -> Result<(), Error> {
     let directory = core.dir.path();
     let from = directory.join(name.directory()?);
     let to = directory.join(format!("{}{DELETED_SUFFIX}", name.directory()?));
@@ -342,8 +382,15 @@ async fn remove_directory(core: &Core, name: &LogName) -> Result<(), Error> {
         return Ok(());
     }
     core.io.rename(&from, &to).await?;
-    core.io.sync_dir(directory).await?;
-    core.io.remove_dir_all(&to).await?;
+    core.sync_names(None).await?;
+    let core_of_task = Rc::clone(core);
+    let removal = async move {
+        let _turn = core_of_task.removals.acquire(1).await;
+        if let Err(error) = core_of_task.io.remove_dir_all(&to).await {
+            tracing::warn!(directory = %to.display(), %error, "the rest of a deleted log is removed at the next start");
+        }
+    };
+    core.io.spawn(removal).detach();
     Ok(())
 }
 
@@ -354,6 +401,48 @@ impl Core {
         let log_has_room = pending == 0 || pending + len <= self.config.pending_bytes_max;
         let all = self.pending_bytes.get();
         log_has_room && (all == 0 || all + len <= self.config.core_pending_bytes_max)
+    }
+
+    /// Makes the names in the data directory durable, and before that those in `made`, a new directory in it. All who ask
+    /// at the same time share it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn sync_names(&self, made: Option<PathBuf>) -> Result<(), Error> {
+        let sync = async |made: Vec<Option<PathBuf>>| {
+            let sync_one = |path: PathBuf| {
+                let io = self.io.clone();
+                self.io.spawn(async move { io.sync_dir(&path).await })
+            };
+            let syncing: Vec<_> = made.into_iter().flatten().map(sync_one).collect();
+            for one in syncing {
+                one.await?;
+            }
+            Ok(self.io.sync_dir(self.dir.path()).await?)
+        };
+        self.names.join(made, sync).await
+    }
+
+    /// The settings, shared with the log that was opened before if they are the same.
+    pub(crate) fn share_config(&self, config: LogConfig) -> Rc<LogConfig> {
+        let mut last = self.last_config.borrow_mut();
+        if **last != config {
+            *last = Rc::new(config);
+        }
+        Rc::clone(&last)
+    }
+
+    /// A checkpoint begins: what comes from now on asks for the next.
+    pub(crate) fn begin_checkpoint(&self) {
+        self.bytes_since_checkpoint.set(0);
+        self.touched.begin_checkpoint();
+    }
+
+    /// A log turned from idle to busy.
+    pub(crate) fn note_touched(&self) {
+        if self.touched.noted() >= self.config.checkpoint_touched_logs {
+            self.upkeep.notify_all();
+        }
     }
 
     /// Counts an append of `len` bytes, which are pending now.

@@ -163,6 +163,17 @@ impl IndexBuilder {
         }
     }
 
+    /// The indexes of a segment whose files hold what this builder's did that had the same numbers.
+    pub fn restore(
+        offsets_in_file: u32,
+        times_in_file: u32,
+        max: Option<TimeEntry>,
+        last_time: Option<Timestamp>,
+        bytes_since_entry: u64,
+    ) -> Self {
+        IndexBuilder { bytes_since_entry, max, last_time, offsets_in_file, times_in_file, ..IndexBuilder::default() }
+    }
+
     /// The indexes of a sealed segment whose files are complete.
     pub fn complete(offsets_in_file: u32, times_in_file: u32, max: Option<TimeEntry>) -> Self {
         let last_time = max.map(|max| max.timestamp);

@@ -10,7 +10,8 @@ use heddle_io::{EntryKind, Io, OpenOptions};
 use heddle_record::{LogId, Offset, Origin, RecordBatch, Timestamp};
 
 use crate::admission::decompressed_body;
-use crate::checkpoint::read_snapshot;
+use crate::archive::Age;
+use crate::checkpoint::read_checkpoint;
 use crate::data_dir::read_identity;
 use crate::error::Error;
 use crate::index::{OFFSET_ENTRY_LEN, TIME_ENTRY_LEN, decode_offset_index, decode_time_index};
@@ -146,8 +147,8 @@ fn is_segment(name: &str) -> bool {
 }
 
 /// The recovery points that the checkpoints of the data directory around `path` know.
-async fn recovery_points(io: &Io, path: &Path) -> Result<BTreeMap<LogId, ((u64, u64), Boundary)>, Error> {
-    let mut points: BTreeMap<LogId, ((u64, u64), Boundary)> = BTreeMap::new();
+async fn recovery_points(io: &Io, path: &Path) -> Result<BTreeMap<LogId, (Age, Boundary)>, Error> {
+    let mut points: BTreeMap<LogId, (Age, Boundary)> = BTreeMap::new();
     for directory in path.ancestors().take(3) {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         if !io.exists(&directory.join(layout::IDENTITY_FILE)).await.unwrap_or(false) {
@@ -157,11 +158,12 @@ async fn recovery_points(io: &Io, path: &Path) -> Result<BTreeMap<LogId, ((u64, 
             if layout::checkpoint_core(&entry.name).is_none() {
                 continue;
             }
-            let Ok(snapshot) = read_snapshot(io, &directory.join(&entry.name)).await? else { continue };
-            for log in snapshot.logs {
-                let age = (log.generation, log.sequence);
-                if points.get(&log.id()).is_none_or(|(known, _)| *known < age) {
-                    points.insert(log.id(), (age, recovery_point(&log)));
+            let Ok(checkpoint) = read_checkpoint(io, &directory.join(&entry.name)).await? else { continue };
+            for log in checkpoint.logs {
+                if points.get(&log.id).is_none_or(|(known, _)| *known < log.age)
+                    && let Some(snapshot) = log.snapshot()
+                {
+                    points.insert(log.id, (log.age, recovery_point(&snapshot)));
                 }
             }
         }
@@ -170,7 +172,7 @@ async fn recovery_points(io: &Io, path: &Path) -> Result<BTreeMap<LogId, ((u64, 
     Ok(points)
 }
 
-async fn read_log(io: &Io, path: &Path, points: &BTreeMap<LogId, ((u64, u64), Boundary)>) -> Result<StoredLog, Error> {
+async fn read_log(io: &Io, path: &Path, points: &BTreeMap<LogId, (Age, Boundary)>) -> Result<StoredLog, Error> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let ours = LogName::from_directory(&name);
     let checkpointed = ours.as_ref().and_then(|name| points.get(&name.id)).map(|(_, point)| *point);

@@ -19,6 +19,8 @@ pub const LOCK_FILE: &str = "heddle.lock";
 pub const CHECKPOINT_PREFIX: &str = "heddle.checkpoint.";
 /// What the name of a snapshot of the metadata starts with; 0 or 1 follows.
 pub const METADATA_PREFIX: &str = "heddle.metadata.";
+/// What the name of a core's notes of logs that were written to starts with; the core's number follows.
+pub const TOUCHED_PREFIX: &str = "heddle.touched.";
 /// What a file that is being written ends with until it is renamed; removed at start.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
 /// The space of a deleted segment, kept in its log's directory for the next one; removed at start.
@@ -142,6 +144,16 @@ pub fn checkpoint_core(name: &str) -> Option<usize> {
     decimal(name.strip_prefix(CHECKPOINT_PREFIX)?)?.try_into().ok()
 }
 
+/// The name of a core's notes of logs that were written to.
+pub fn touched_file(core: usize) -> String {
+    format!("{TOUCHED_PREFIX}{core}")
+}
+
+/// The core whose notes have this name; `None` for any other name.
+pub fn touched_core(name: &str) -> Option<usize> {
+    decimal(name.strip_prefix(TOUCHED_PREFIX)?)?.try_into().ok()
+}
+
 /// A number in digits only: no sign, no space.
 fn decimal(text: &str) -> Option<i64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -219,5 +231,7 @@ mod tests {
     fn checkpoints_are_named_by_core() {
         assert_eq!(checkpoint_core(&checkpoint_file(17)), Some(17));
         assert_eq!(checkpoint_core("heddle.checkpoint.1.tmp"), None);
+        assert_eq!(touched_core(&touched_file(3)), Some(3));
+        assert_eq!(touched_core(&checkpoint_file(3)), None);
     }
 }

@@ -8,7 +8,9 @@
 //! - [`Log::append`] (`log.rs`) is one function; `admission.rs` checks the batch, `segment.rs` writes it together with its
 //!   neighbours, `flush.rs` makes it durable and acknowledges.
 //! - [`Log::read`] (`read.rs`) answers with ranges of files; [`Log::offset_for_timestamp`] (`times.rs`) looks by time.
-//! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part).
+//! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part,
+//!   `archive.rs` the bytes of the file). `touched.rs` notes which logs were written to since; the others are opened
+//!   without a look at their files, which `verify.rs` makes up for when they are used.
 //! - `retention.rs` removes what is old, what is asked for, what is cut.
 //! - [`inspect`] reads directories that no process has open.
 //! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
@@ -20,6 +22,8 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod archive;
+mod archive_1;
 mod checkpoint;
 mod config;
 mod data_dir;
@@ -29,6 +33,7 @@ pub mod epoch_cache;
 mod error;
 mod files;
 mod flush;
+mod group;
 pub mod index;
 pub mod inspect;
 pub mod layout;
@@ -46,8 +51,10 @@ mod space;
 mod state;
 mod tail;
 mod times;
+mod touched;
+mod verify;
 
-pub use checkpoint::{CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION};
+pub use archive::{CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION};
 pub use config::{
     CleanupPolicy, EngineConfig, LogConfig, PlantedBug, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoredCompression,
 };
@@ -60,3 +67,4 @@ pub use log::{AppendOrigin, Appended, Log};
 pub use read::{FirstBatch, Piece, ReadLimit, ReadOut};
 pub use state::LogOffsets;
 pub use times::TimedOffset;
+pub use touched::{SLOT_LEN as TOUCHED_SLOT_LEN, TOUCHED_MAGIC, TOUCHED_VERSION};

@@ -168,7 +168,7 @@ impl Log {
 
     /// Changes the settings, from the next append on.
     pub fn set_config(&self, config: LogConfig) {
-        *self.inner.config.borrow_mut() = Rc::new(config.checked());
+        *self.inner.config.borrow_mut() = self.inner.core.share_config(config.checked());
         // A topic that no longer relaxes flushing may have bytes that nobody has asked to flush.
         self.inner.flush_if_due();
         self.inner.limits_moved();
@@ -212,8 +212,9 @@ impl Log {
     pub fn begin_epoch(&self, epoch: LeaderEpoch) {
         let mut state = self.inner.state.borrow_mut();
         let log_end = state.log_end;
+        let before = state.epochs.latest();
         state.epochs.assign(epoch, log_end);
-        state.unsaved = true;
+        state.unsaved |= state.epochs.latest() != before;
     }
 
     /// The newest leader epoch that the log knows.
@@ -295,10 +296,10 @@ fn check_replicated(batches: &[u8], log_end: Offset) -> Result<(), AppendError> 
 impl LogInner {
     pub(crate) fn new(core: Rc<Core>, name: LogName, path: PathBuf, config: LogConfig, state: LogState) -> LogInner {
         LogInner {
+            config: RefCell::new(core.share_config(config.checked())),
             core,
             name,
             path,
-            config: RefCell::new(Rc::new(config.checked())),
             state: RefCell::new(state),
             changed: Notify::new(),
             follower: RefCell::default(),
@@ -354,6 +355,11 @@ impl LogInner {
         self.turn.acquire(1).await
     }
 
+    /// Whether nobody is changing the log or its index files, or waits to.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.turn.available() == 1 && self.index_turn.available() == 1
+    }
+
     /// Why the log takes no appends, if it does not.
     pub(crate) fn offline(&self) -> Option<Error> {
         self.core.dir.offline_error().or_else(|| self.state.borrow().offline.clone())
@@ -393,7 +399,7 @@ impl LogInner {
             return Ok(());
         }
         self.core.dir.offline_error().map_or(Ok(()), Err)?;
-        let flushed = self.snapshot(0, 0);
+        let flushed = self.snapshot();
         let mut state = crate::recovery::reopen(&self.core, &self.name, &self.path, &flushed).await?;
         let mut current = self.state.borrow_mut();
         if state.written.offset < current.high_watermark {
@@ -401,6 +407,7 @@ impl LogInner {
         }
         state.high_watermark = current.high_watermark;
         state.log_start = current.log_start;
+        state.touched = current.touched;
         self.core.dirty_files.set(self.core.dirty_files.get() - current.dirty.len());
         self.core.forget_producers(current.producers.len());
         self.core.count_producers(state.producers.len());
@@ -443,6 +450,9 @@ impl LogInner {
         file: SegmentFile,
         options: OpenOptions,
     ) -> Result<File, Error> {
+        if file == SegmentFile::Log {
+            self.verify_once().await?;
+        }
         let key = self.file_key(segment, file);
         let opened = match self.core.files.open(self.io(), key, &self.path, options).await {
             // Good enough for a reader, and not kept: whoever writes later must not find it.

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use heddle_io::{EntryKind, File, Io, OpenOptions};
 use heddle_record::{LeaderEpoch, Offset, RecordBatch, Timestamp};
 
-use crate::checkpoint::{LogSnapshot, SegmentSnapshot, inherited};
+use crate::archive::{LogSnapshot, SegmentSnapshot, StoredLog};
+use crate::checkpoint::{inherited, sound_snapshot};
 use crate::config::PlantedBug;
 use crate::engine::Core;
 use crate::error::Error;
@@ -43,20 +44,22 @@ const ZERO_READ_BYTES: u64 = 1 << 20;
 /// [`Error::Damaged`] if flushed bytes are gone; [`Error::Io`].
 pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> Result<LogState, Error> {
     core.dir.offline_error().map_or(Ok(()), Err)?;
-    if !core.io.exists(path).await? {
-        return create(core, path).await;
-    }
-    let (saved, lost) = {
+    let (stored, present, missing, lost) = {
         let inherited = inherited(&core.dir);
-        (inherited.snapshot(name.id), inherited.lost)
+        let (present, missing) = (inherited.is_present(name.id), inherited.is_missing(name.id));
+        (inherited.stored(name.id), present, missing, inherited.lost)
     };
-    let saved = saved.filter(|saved| {
-        let sound = snapshot::is_sound(saved);
-        if !sound {
-            tracing::warn!(log = %name, "the checkpoint contradicts itself; the log is scanned from its start");
-        }
-        sound
-    });
+    if missing {
+        return Err(missing_directory(name, path));
+    } else if !present {
+        let state = create(core, path).await?;
+        inherited(&core.dir).note_created(name.id);
+        return Ok(state);
+    }
+    let saved = stored.as_ref().and_then(|stored| sound_snapshot(name, stored));
+    if let (Some(saved), Some(StoredLog { active: false, .. })) = (&saved, &stored) {
+        return Ok(snapshot::restore(saved));
+    }
     let files = list_segments(&core.io, path).await?;
     let may_have_lost_checkpoint = lost && saved.is_none();
     let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes: false };
@@ -68,6 +71,14 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
         core.dir.note_failure(error);
     }
     opened
+}
+
+/// The records of a log are gone with its directory.
+fn missing_directory(name: &LogName, path: &Path) -> Error {
+    let reason = "the log's directory is missing".to_owned();
+    let error = Error::Damaged { path: path.to_owned(), position: 0, offset: Offset::ZERO, reason };
+    tracing::error!(log = %name, %error, "records are gone: restore the directory from a copy or delete the topic");
+    error
 }
 
 /// Opens a log again from what its state in memory says is flushed, after writes that failed for want of space.
@@ -89,8 +100,7 @@ pub(crate) async fn reopen(core: &Core, name: &LogName, path: &Path, flushed: &L
 async fn create(core: &Core, path: &Path) -> Result<LogState, Error> {
     core.io.create_dir_all(path).await?;
     core.device.prepare(&core.io, &path.join(SegmentFile::Log.name(Offset::ZERO)), None).await?;
-    core.io.sync_dir(path).await?;
-    core.io.sync_dir(core.dir.path()).await?;
+    core.sync_names(Some(path.to_owned())).await?;
     let mut state = LogState::empty(Offset::ZERO);
     let first = state.active();
     (first.on_disk, first.entry_synced) = (true, true);
@@ -157,7 +167,7 @@ impl Recovery<'_> {
         state.epochs = snapshot::epochs(saved);
         state.epochs.truncate_from_start(state.log_start);
         state.producers = snapshot::producers(saved);
-        set_end(&mut state, snapshot::recovery_point(saved));
+        state.set_end(snapshot::recovery_point(saved));
         self.scan(&mut state).await?;
         Ok(state)
     }
@@ -473,7 +483,7 @@ impl Recovery<'_> {
         let (segment, position) = (active.base_offset, active.size);
         state.epochs.truncate_from_end(state.log_end.next());
         let end = Boundary { offset: state.log_end, segment, position };
-        set_end(state, end);
+        state.set_end(end);
         state.unsaved = true;
         Ok(())
     }
@@ -505,13 +515,6 @@ fn replay(state: &mut LogState, scanned: &ScannedBatch, batch: &RecordBatch<'_>,
     segment.last_append_at = segment.last_append_at.max(Some(time));
     state.log_end = header.next_offset();
     state.producers.replay(header, now);
-}
-
-fn set_end(state: &mut LogState, end: Boundary) {
-    let max = state.active().index.max();
-    state.log_end = end.offset;
-    (state.written, state.flushed, state.recovery_point) = (end, end, end);
-    (state.written_max, state.flushed_max) = (max, max);
 }
 
 fn restored(saved: &SegmentSnapshot) -> Segment {

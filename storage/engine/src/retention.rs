@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use heddle_record::{LogStartOffset, Offset, Timestamp};
 
+use crate::checkpoint::Busy;
 use crate::engine::Engine;
 use crate::error::{Error, ReadError};
 use crate::layout::{RECYCLED_FILE, SegmentFile};
@@ -35,7 +36,7 @@ impl Engine {
         if moved.is_empty() {
             return Ok(());
         }
-        self.save().await?;
+        self.save(Busy::Lately).await?;
         for log in moved {
             log.inner.remove_below_start().await?;
         }
@@ -63,7 +64,7 @@ impl Engine {
         if let Some(last) = log_start.checked_add(-1).filter(|last| *last >= Offset::ZERO) {
             log.flushed(last).await?;
         }
-        self.save().await?;
+        self.save(Busy::Lately).await?;
         log.inner.remove_below_start().await?;
         Ok(LogStartOffset::at(log_start))
     }
@@ -90,11 +91,12 @@ impl Engine {
                 return Ok(state.log_end);
             }
         }
+        inner.touch().await?;
         let Some(end) = inner.locate(offset).await? else { return Ok(inner.state.borrow().log_end) };
         let below_recovery_point = end.offset < inner.state.borrow().recovery_point.offset;
         let (gone, producers_lost) = inner.state.borrow_mut().truncate(end);
         if below_recovery_point {
-            self.save().await?;
+            self.save(Busy::Lately).await?;
         }
         let cut = inner.cut_files(end, &gone).await;
         if let Err(error) = cut {
@@ -122,6 +124,7 @@ impl LogInner {
         if active_is_old {
             // The log must go on somewhere: the new segment's file is durable before the old one goes, so that the end
             // of the log is known even without a checkpoint.
+            self.touch().await?;
             let base_offset = self.state.borrow_mut().roll();
             self.create_segment(base_offset).await?;
             self.io().sync_dir(&self.path).await?;
@@ -153,7 +156,11 @@ impl LogInner {
             }
             remove_segment_files(&self.core, &self.path, base_offset).await?;
         }
-        Ok(())
+        // A start that believes the next checkpoint does not look for them again.
+        match self.io().sync_dir(&self.path).await {
+            Err(_) if self.state.borrow().deleted => Ok(()),
+            synced => Ok(synced?),
+        }
     }
 
     /// Removes what lies behind `end` from the disk, durably.
@@ -225,28 +232,31 @@ impl LogInner {
         log.flush().await?;
         self.create_empty_active().await?;
         self.trim_active().await?;
+        if self.state.borrow_mut().recycled.take().is_some() {
+            self.core.device.recycle(self.io(), &self.path.join(RECYCLED_FILE), None).await?;
+        }
         {
             let mut state = self.state.borrow_mut();
             state.active().index.seal();
-            state.unsaved = true;
         }
         self.write_indexes(Indexes::All).await?;
         self.go_offline(&Error::Offline("the log was closed".into()));
         Ok(())
     }
 
-    /// Makes the file of an active segment that has none yet, if the log has others: its name tells where the log ends.
     /// Cuts off what was prepared for appends that did not come. Nothing depends on it: recovery tells prepared space from
     /// batches.
     async fn trim_active(&self) -> Result<(), Error> {
-        let (base_offset, on_disk) = {
+        let (base_offset, untrimmed) = {
             let mut state = self.state.borrow_mut();
+            let untrimmed = state.space.take().is_some();
             let active = state.active();
-            (active.base_offset, active.on_disk)
+            (active.base_offset, untrimmed && active.on_disk)
         };
-        if on_disk { self.trim(base_offset).await } else { Ok(()) }
+        if untrimmed { self.trim(base_offset).await } else { Ok(()) }
     }
 
+    /// Makes the file of an active segment that has none yet, if the log has others: its name tells where the log ends.
     async fn create_empty_active(&self) -> Result<(), Error> {
         let base_offset = {
             let mut state = self.state.borrow_mut();
@@ -257,6 +267,7 @@ impl LogInner {
         if let Some(base_offset) = base_offset {
             self.create_segment(base_offset).await?;
             self.io().sync_dir(&self.path).await?;
+            self.state.borrow_mut().active().entry_synced = true;
         }
         Ok(())
     }

@@ -125,6 +125,7 @@ impl LogInner {
     }
 
     async fn write_burst(&self, burst: Burst) -> Result<(), Error> {
+        self.touch().await?;
         let file = self.file_to_write_patiently(burst.segment).await?;
         if self.core.device.is_direct() {
             self.write_blocks(&file, &burst).await

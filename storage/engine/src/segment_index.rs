@@ -78,6 +78,12 @@ impl LogInner {
     /// Appends what is pending to both files of a segment; of a sealed one they are then complete and durable.
     async fn write_index(&self, base_offset: Offset) -> Result<(), Error> {
         let Some((offsets, times, at, sealed)) = self.pending_entries(base_offset) else { return Ok(()) };
+        let hold = self.holds(base_offset, SegmentFile::OffsetIndex, at.0).await?
+            && self.holds(base_offset, SegmentFile::TimeIndex, at.1).await?;
+        if !hold {
+            // A power cut took what was not flushed, and the log was opened without a look at it.
+            return self.rebuild_index_locked(base_offset).await;
+        }
         if sealed {
             self.trim(base_offset).await?;
         }
@@ -102,6 +108,18 @@ impl LogInner {
             u64::from(index.times_in_file) * TIME_ENTRY_LEN as u64,
         );
         Some((index.pending_offsets.clone(), index.pending_times.clone(), at, sealed))
+    }
+
+    /// Whether an index file has at least `len` bytes.
+    async fn holds(&self, segment: Offset, kind: SegmentFile, len: u64) -> Result<bool, Error> {
+        if len == 0 {
+            return Ok(true);
+        }
+        match self.io().metadata(&self.path.join(kind.name(segment))).await {
+            Ok(found) => Ok(found.len >= len),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes entries at `position`; an empty file is made where there is nothing to write yet.

@@ -5,31 +5,41 @@
 
 use heddle_record::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
-use crate::checkpoint::{LogSnapshot, ProducerBatchSnapshot, ProducerSnapshot, SegmentSnapshot};
+use crate::archive::{LogSnapshot, ProducerBatchSnapshot, ProducerSnapshot, SegmentSnapshot};
 use crate::epoch_cache::{EpochCache, EpochStart};
-use crate::index::TimeEntry;
+use crate::index::{IndexBuilder, TimeEntry};
 use crate::log::LogInner;
 use crate::producer_state::{AppendedBatch, BATCHES_PER_PRODUCER, Producer, ProducerTable};
 use crate::segment::Segment;
+use crate::space::Space;
 use crate::state::{Boundary, LogState};
 
 impl LogInner {
-    /// The log as it is up to its flushed end.
-    pub(crate) fn snapshot(&self, generation: u64, sequence: u64) -> LogSnapshot {
+    /// The log as it is up to its flushed end, for a checkpoint; and whether its files may have more, now or without
+    /// another note. A log is busy if it was appended to since `busy_since`.
+    pub(crate) fn take_snapshot(&self, busy_since: Timestamp) -> (LogSnapshot, bool) {
+        let snapshot = self.snapshot();
+        let quiet = self.is_quiet();
         let mut state = self.state.borrow_mut();
-        // What changes from here on is not in the snapshot.
-        state.unsaved = false;
+        let busy = state.active().last_append_at.is_some_and(|appended| appended >= busy_since);
+        let active = !quiet || !state.is_settled() || busy;
+        state.touched &= active;
+        // What changes from here on is not in the snapshot; what is busy is to be called idle some day.
+        state.unsaved = active;
+        (snapshot, active)
+    }
+
+    /// The log as it is up to its flushed end.
+    pub(crate) fn snapshot(&self) -> LogSnapshot {
+        let state = self.state.borrow();
         let point = state.flushed;
         LogSnapshot {
-            topic_id: self.name.id.topic.bytes(),
-            partition: self.name.id.partition.get(),
-            generation,
-            sequence,
             // A start above the flushed end may be lost with the records below it.
             log_start: state.log_start.min(point.offset).get(),
             recovery_offset: point.offset.get(),
             recovery_segment: point.segment.get(),
             recovery_position: point.position,
+            untrimmed: state.space.is_some(),
             segments: state.flushed_segments().map(|segment| segment_snapshot(segment, &state)).collect(),
             epochs: state.epochs.entries().iter().map(|start| (start.epoch.get(), start.start_offset.get())).collect(),
             producers: state
@@ -40,10 +50,9 @@ impl LogInner {
         }
     }
 
-    /// The snapshot is durable: the next recovery starts at its recovery point.
-    pub(crate) fn note_saved(&self, saved: &LogSnapshot) {
+    /// The snapshot with this recovery point is durable: the next recovery starts there.
+    pub(crate) fn note_saved(&self, point: Boundary) {
         let mut state = self.state.borrow_mut();
-        let point = recovery_point(saved);
         // A truncation meanwhile has its own snapshot to come.
         if point.offset <= state.flushed.offset {
             state.recovery_point = point;
@@ -54,6 +63,22 @@ impl LogInner {
 impl LogState {
     fn flushed_segments(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter().filter(|segment| segment.base_offset <= self.flushed.segment)
+    }
+
+    /// Whether the files have what the state says, no less and no more: nothing to be flushed, indexed or removed.
+    fn is_settled(&self) -> bool {
+        let flushed = self.flushed.offset == self.log_end && self.written == self.flushed && self.dirty.is_empty();
+        let idle = !self.writing && !self.flushing && self.queue.is_empty();
+        let indexed = |segment: &Segment| {
+            segment.on_disk
+                && segment.entry_synced
+                && segment.index.pending_offsets.is_empty()
+                && segment.index.pending_times.is_empty()
+                && (segment.index_complete || segment.base_offset == self.flushed.segment)
+        };
+        let none_below_start = self.segments.get(1).is_none_or(|second| second.base_offset > self.log_start);
+        let nothing_kept = self.recycled.is_none();
+        flushed && idle && none_below_start && nothing_kept && self.segments.iter().all(indexed)
     }
 }
 
@@ -66,6 +91,8 @@ fn segment_snapshot(segment: &Segment, state: &LogState) -> SegmentSnapshot {
         max_time: max.map(|max| (max.timestamp.get(), max.last_offset.get())),
         offset_entries: segment.index.offsets_in_file,
         time_entries: segment.index.times_in_file,
+        bytes_since_entry: segment.index.bytes_since_entry(),
+        last_time: segment.index.last_time().map(Timestamp::get),
         index_complete: segment.index_complete,
         first_append_at: segment.first_append_at.map(Timestamp::get),
         last_append_at: segment.last_append_at.map(Timestamp::get),
@@ -137,6 +164,42 @@ pub(crate) fn producers(snapshot: &LogSnapshot) -> ProducerTable {
         table.restore(ProducerId::new(producer.id), restored);
     }
     table
+}
+
+/// The state of a log whose files have what the snapshot says, no less and no more.
+pub(crate) fn restore(saved: &LogSnapshot) -> LogState {
+    let mut state = LogState::empty(Offset::new(saved.log_start));
+    state.segments = saved.segments.iter().map(segment).collect();
+    state.epochs = epochs(saved);
+    state.epochs.truncate_from_start(state.log_start);
+    state.producers = producers(saved);
+    let end = recovery_point(saved);
+    state.set_end(end);
+    // Where the last batch that has an index entry starts: from there on it is looked at, once somebody uses the log.
+    state.space = saved.untrimmed.then(|| Space::of_file(end.segment, end.position, end.position));
+    let behind = state.active().index.bytes_since_entry();
+    state.believed = Some(end.position.saturating_sub(behind));
+    (state.touched, state.unsaved) = (false, false);
+    state
+}
+
+fn segment(saved: &SegmentSnapshot) -> Segment {
+    Segment {
+        size: saved.size,
+        index: IndexBuilder::restore(
+            saved.offset_entries,
+            saved.time_entries,
+            max_time(saved),
+            saved.last_time.map(Timestamp::new),
+            saved.bytes_since_entry,
+        ),
+        first_append_at: saved.first_append_at.map(Timestamp::new),
+        last_append_at: saved.last_append_at.map(Timestamp::new),
+        on_disk: true,
+        entry_synced: true,
+        index_complete: saved.index_complete,
+        ..Segment::new(Offset::new(saved.base_offset))
+    }
 }
 
 /// What a snapshot claims must be possible before anything is built on it: the file's checksum protects against decay,

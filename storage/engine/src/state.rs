@@ -129,6 +129,11 @@ pub(crate) struct LogState {
     pub(crate) offline: Option<Error>,
     /// Something changed since the last checkpoint.
     pub(crate) unsaved: bool,
+    /// The next start looks at the log's files, whatever happens: without that nothing is written to them (`touched.rs`).
+    pub(crate) touched: bool,
+    /// The log was opened on a checkpoint's word, and nobody has looked at its files yet: where in the recovery point's
+    /// segment a look at the last batches begins (`verify.rs`).
+    pub(crate) believed: Option<u64>,
 }
 
 impl LogState {
@@ -162,7 +167,17 @@ impl LogState {
             deleted: false,
             offline: None,
             unsaved: true,
+            touched: true,
+            believed: None,
         }
+    }
+
+    /// Makes `end` the written, flushed and checkpointed end of the log; the last segment ends there.
+    pub(crate) fn set_end(&mut self, end: Boundary) {
+        let max = self.active().index.max();
+        self.log_end = end.offset;
+        (self.written, self.flushed, self.recovery_point) = (end, end, end);
+        (self.written_max, self.flushed_max) = (max, max);
     }
 
     /// The segment that appends go to.

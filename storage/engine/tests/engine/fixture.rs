@@ -1,4 +1,4 @@
-//! Every binary opens what earlier ones have written. `examples/write_fixture.rs` wrote it, once.
+//! Every binary opens what earlier ones have written. `examples/write_fixture.rs` wrote each version, once.
 
 use std::path::Path;
 
@@ -41,7 +41,8 @@ fn producer_batch(number: i32) -> heddle_io::Lease {
     finish(builder)
 }
 
-async fn check_format_1(io: &heddle_io::Io, path: &Path) {
+/// Both formats hold the same records.
+async fn check_contents(io: &heddle_io::Io, path: &Path, log_start: i64) {
     let wanted =
         WantedIdentity { cluster_id: Some("Zml4dHVyZSBmb3JtYXQgMQ".into()), broker_id: Some(BrokerId::new(3)) };
     let dir = DataDir::open(io, path, &wanted).await.unwrap();
@@ -52,7 +53,8 @@ async fn check_format_1(io: &heddle_io::Io, path: &Path) {
     let offsets = log.offsets();
     assert_eq!((offsets.log_end.get(), offsets.flushed_end.get()), (30, 30));
     let batches: Vec<(i64, i64)> = (0..10).map(|number| (number * 3, number * 3 + 2)).collect();
-    let from = offsets.log_start.get() / 3;
+    assert_eq!(offsets.log_start.get(), log_start, "a checkpoint knows which records were deleted");
+    let from = log_start / 3;
     assert_eq!(read_all(io, &log).await, batches[from as usize..]);
     assert_eq!(log.epoch_end_offset(LeaderEpoch::new(0)).unwrap().end_offset, offset(18));
     assert_eq!(log.latest_epoch(), Some(LeaderEpoch::new(4)));
@@ -68,9 +70,10 @@ async fn check_format_1(io: &heddle_io::Io, path: &Path) {
 }
 
 #[test]
-fn format_1_opens_by_its_checkpoint_and_without_it() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1");
-    for with_checkpoint in [true, false] {
+fn every_format_opens_by_its_checkpoint_and_without_it() {
+    for (format, with_checkpoint) in [("format-1", true), ("format-1", false), ("format-2", true), ("format-2", false)]
+    {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format);
         run(|io| {
             let fixture = &fixture;
             async move {
@@ -83,7 +86,8 @@ fn format_1_opens_by_its_checkpoint_and_without_it() {
                 for log in find_logs(&io, &path).await.unwrap() {
                     assert!(log.check(&io).await.unwrap().iter().all(|(_, report)| report.is_sound()));
                 }
-                check_format_1(&io, &path).await;
+                let other = if with_checkpoint { 4 } else { 0 };
+                check_contents(&io, &path, other).await;
             }
         });
     }

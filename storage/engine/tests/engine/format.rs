@@ -2,7 +2,10 @@
 
 use heddle_engine::index::{OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry};
 use heddle_engine::layout::{self, LogName, OFFSET_DIGITS, SegmentFile};
-use heddle_engine::{CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION, FORMAT_VERSION};
+use heddle_engine::{
+    CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION, FORMAT_VERSION, TOUCHED_MAGIC, TOUCHED_SLOT_LEN,
+    TOUCHED_VERSION,
+};
 use heddle_record::{
     BatchBuilder, BatchHeader, BatchOptions, HEADER_LEN, LogId, Offset, PartitionIndex, RecordBatch, Timestamp, TopicId,
 };
@@ -29,7 +32,7 @@ fn versions_and_names() {
     says(&format!("Format version **{FORMAT_VERSION}**"));
     says(&format!("format={FORMAT_VERSION}\n"));
     says(&format!("base offset in {OFFSET_DIGITS} digits"));
-    for name in [layout::IDENTITY_FILE, layout::LOCK_FILE, &layout::checkpoint_file(0)] {
+    for name in [layout::IDENTITY_FILE, layout::LOCK_FILE, &layout::checkpoint_file(0), &layout::touched_file(0)] {
         says(&format!("\n  {name} "));
     }
     for suffix in [layout::TEMPORARY_SUFFIX, layout::DELETED_SUFFIX] {
@@ -101,12 +104,40 @@ fn the_checkpoint_header() {
     }
     assert_eq!((rows[rows.len() - 1][0], at), (CHECKPOINT_HEADER_LEN.to_string().as_str(), CHECKPOINT_HEADER_LEN));
     says(&format!("`{}`", String::from_utf8_lossy(&CHECKPOINT_MAGIC)));
-    says(&format!("version of the snapshot, {CHECKPOINT_VERSION},"));
-    let fixture = include_bytes!("../fixtures/format-1/heddle.checkpoint.0");
+    says(&format!("version of what follows, {CHECKPOINT_VERSION},"));
+    let fixture = include_bytes!("../fixtures/format-2/heddle.checkpoint.0");
     assert_eq!(fixture[..8], CHECKPOINT_MAGIC);
     let number =
         |at: usize, len: usize| fixture[at..][..len].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     assert_eq!(number(8, 4), u64::from(CHECKPOINT_VERSION));
     assert_eq!(number(12, 4), u64::from(heddle_record::checksum::crc32c(&fixture[CHECKPOINT_HEADER_LEN..])));
     assert_eq!(number(16, 8), (fixture.len() - CHECKPOINT_HEADER_LEN) as u64);
+}
+
+#[test]
+fn the_notes_of_touched_logs() {
+    says(&format!("A header of {TOUCHED_SLOT_LEN} bytes, then slots of {TOUCHED_SLOT_LEN} bytes"));
+    says(&format!("`{}`", String::from_utf8_lossy(&TOUCHED_MAGIC)));
+    says(&format!("version of the file, {TOUCHED_VERSION} |"));
+    let rows = table("| of | at | bytes | field |");
+    let slot = rows.iter().position(|row| row[0] == "slot").expect("a row that begins the slot");
+    for part in [&rows[..slot], &rows[slot..]] {
+        let mut at = 0;
+        for row in part {
+            assert_eq!(row[1], at.to_string(), "{row:?}");
+            at += row[2].parse::<usize>().expect("a number of bytes");
+        }
+        assert_eq!(at, TOUCHED_SLOT_LEN);
+    }
+    let fixture = include_bytes!("../fixtures/format-2/heddle.touched.0");
+    let (header, slot) = fixture.split_at(TOUCHED_SLOT_LEN);
+    let check = |bytes: &[u8], at: usize| {
+        let mut zeroed = bytes.to_vec();
+        zeroed[at..at + 4].fill(0);
+        assert_eq!(bytes[at..at + 4], heddle_record::checksum::crc32c(&zeroed).to_le_bytes());
+    };
+    assert_eq!((&header[..8], header[8]), (&TOUCHED_MAGIC[..], TOUCHED_VERSION as u8));
+    check(header, 12);
+    check(&slot[..TOUCHED_SLOT_LEN], 0);
+    assert_eq!((&slot[4..8], &slot[8..24]), (&[0; 4][..], &[1; 16][..]), "the partition and the topic of the fixture");
 }

@@ -12,6 +12,7 @@ mod format;
 mod harness;
 mod inspect;
 mod log;
+mod many;
 mod recovery;
 mod retention;
 mod times;

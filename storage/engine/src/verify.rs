@@ -1,0 +1,90 @@
+//! A look at the files of a log that was opened on a checkpoint's word, when somebody uses it for the first time.
+//!
+//! Owns finding out that flushed records are gone where nothing was scanned: a file that is missing or too short, a last
+//! batch that is not what it was. Such a log goes offline, loudly, and its files stay as they are. Never repairs.
+
+use heddle_record::{LeaderEpoch, Offset};
+
+use crate::error::Error;
+use crate::layout::SegmentFile;
+use crate::log::LogInner;
+use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch};
+use crate::state::Boundary;
+
+impl LogInner {
+    /// Looks at the files unless somebody has; whoever comes in the middle of it does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: the log is offline then. [`Error::Io`]: nothing is known, and the next one looks again.
+    pub(crate) async fn verify_once(&self) -> Result<(), Error> {
+        let Some(from) = self.state.borrow_mut().believed.take() else { return Ok(()) };
+        // It opens files itself: boxed, because that leads back here.
+        let looked = Box::pin(self.verify(from)).await;
+        if let Err(error) = &looked
+            && !matches!(error, Error::Damaged { .. })
+        {
+            self.state.borrow_mut().believed = Some(from);
+        }
+        self.report_damage(looked)
+    }
+
+    async fn verify(&self, from: u64) -> Result<(), Error> {
+        let (end, mut sizes) = {
+            let state = self.state.borrow();
+            let sizes: Vec<(Offset, u64)> =
+                state.segments.iter().map(|segment| (segment.base_offset, segment.size)).collect();
+            (state.recovery_point, sizes)
+        };
+        sizes.retain(|(segment, _)| *segment < end.segment);
+        sizes.push((end.segment, end.position));
+        for (segment, size) in sizes {
+            self.verify_length(segment, size).await?;
+        }
+        if end.position > 0 { self.verify_last_batch(from, end).await } else { Ok(()) }
+    }
+
+    async fn verify_length(&self, segment: Offset, size: u64) -> Result<(), Error> {
+        let path = self.path.join(SegmentFile::Log.name(segment));
+        match self.io().metadata(&path).await {
+            Ok(found) if found.len >= size => Ok(()),
+            Ok(found) => Err(self.damage(segment, found.len, format!("the file ends, {size} bytes were flushed"))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(self.damage(segment, 0, "the file is missing".to_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The batch before `end` must be there, sound, and end exactly there; `from` is where a batch before it starts.
+    async fn verify_last_batch(&self, from: u64, end: Boundary) -> Result<(), Error> {
+        let mut headers = self.scan_headers(end.segment, from, end.position).await?;
+        let last = last_header(&mut headers, self.io()).await?;
+        let last = last.ok_or_else(|| self.damage(end.segment, from, "no batch ends there".to_owned()))?;
+        let file = self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
+        let expected = last.header.base_offset;
+        let mut scan =
+            BatchScan::new(file, end.position, last.position, expected, LeaderEpoch::NONE, Continuity::Contiguous);
+        let reason = match scan.next(self.io()).await? {
+            Scanned::Batch(batch, _) if batch.header.next_offset() == end.offset => return Ok(()),
+            Scanned::Batch(batch, _) => format!("offset {} follows", batch.header.next_offset()),
+            Scanned::End => "no batch".to_owned(),
+            Scanned::Misfit(reason) => reason,
+        };
+        Err(self.damage(end.segment, last.position, reason))
+    }
+
+    fn damage(&self, segment: Offset, position: u64, reason: String) -> Error {
+        let path = self.path.join(SegmentFile::Log.name(segment));
+        let error = Error::Damaged { path, position, offset: segment, reason };
+        tracing::error!(log = %self.name, %error, "flushed records are gone: restore the log from a copy or delete the topic");
+        error
+    }
+}
+
+async fn last_header(scan: &mut HeaderScan, io: &heddle_io::Io) -> Result<Option<ScannedBatch>, Error> {
+    let mut last = None;
+    while let Some(batch) = scan.next(io).await? {
+        last = Some(batch);
+    }
+    Ok(last)
+}
