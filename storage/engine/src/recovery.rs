@@ -61,6 +61,10 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
         return Ok(snapshot::restore(saved));
     }
     let files = list_segments(&core.io, path).await?;
+    if files.is_empty() && saved.is_none() {
+        // The directory survived a crash that the first segment's name did not.
+        return create(core, path).await;
+    }
     let may_have_lost_checkpoint = lost && saved.is_none();
     let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes: false };
     let opened = match saved {

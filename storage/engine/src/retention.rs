@@ -10,6 +10,7 @@ use heddle_record::{LogStartOffset, Offset, Timestamp};
 use crate::checkpoint::Busy;
 use crate::engine::Engine;
 use crate::error::{Error, ReadError};
+use crate::index::IndexBuilder;
 use crate::layout::{RECYCLED_FILE, SegmentFile};
 use crate::log::{Log, LogInner};
 use crate::recovery::remove_segment_files;
@@ -174,6 +175,10 @@ impl LogInner {
         let file = self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
         self.core.device.truncate(self.io(), &file, end.position).await?;
         self.state.borrow_mut().space = Some(Space::of_file(end.segment, end.position, end.position));
+        if let Some(segment) = self.state.borrow_mut().segment(end.segment) {
+            // Entries of the batches that are gone would be believed for those that take their place.
+            segment.index = IndexBuilder::default();
+        }
         self.rebuild_index_locked(end.segment).await
     }
 
