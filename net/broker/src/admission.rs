@@ -1,11 +1,14 @@
-//! How many connections there are, in all and from one address.
+//! How many connections there are: in all, from one address, and on each core.
 //!
-//! Owns the count of one broker; it lives on the first core and the others ask it through the mailbox, so that a limit
-//! means the same number whatever the number of cores. Never touches a socket.
+//! Owns the count of one broker, and which core serves the next connection: the one that serves fewest. It lives on the
+//! first core, which accepts all connections, so that a limit means the same number whatever the number of cores. Never
+//! touches a socket.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use crate::mailbox::CoreIndex;
 
 /// Limits on simultaneous connections. Both are at least one.
 #[derive(Debug, Clone, Copy)]
@@ -52,20 +55,23 @@ pub(crate) struct Admission {
 struct Open {
     total: usize,
     per_address: BTreeMap<IpAddr, usize>,
+    per_core: Vec<usize>,
 }
 
 impl Admission {
-    /// Nothing is open.
-    pub(crate) fn new(limits: AdmissionLimits) -> Self {
+    /// Nothing is open on any of `cores` cores.
+    pub(crate) fn new(limits: AdmissionLimits, cores: usize) -> Self {
         assert!(limits.total > 0 && limits.per_address > 0, "a broker that admits nobody serves nobody");
-        Self { limits, open: RefCell::default() }
+        assert!(cores > 0, "a broker has a core");
+        let open = Open { per_core: vec![0; cores], ..Open::default() };
+        Self { limits, open: RefCell::new(open) }
     }
 
-    /// Counts a connection in.
+    /// Counts a connection in; gives the core that is to serve it.
     ///
     /// # Errors
     /// Which limit is reached; the connection is not counted.
-    pub(crate) fn admit(&self, address: IpAddr) -> Result<(), Turned> {
+    pub(crate) fn admit(&self, address: IpAddr) -> Result<CoreIndex, Turned> {
         let mut open = self.open.borrow_mut();
         if open.total >= self.limits.total {
             return Err(Turned::Total { limit: self.limits.total });
@@ -76,14 +82,17 @@ impl Admission {
         }
         *of_address += 1;
         open.total += 1;
-        Ok(())
+        let counts = open.per_core.iter_mut().enumerate();
+        let (core, count) = counts.min_by_key(|(_, count)| **count).expect("there is a core");
+        *count += 1;
+        Ok(CoreIndex(core))
     }
 
     /// Counts a connection out again.
     ///
     /// # Panics
-    /// When the address has no open connection: the count would be wrong for ever.
-    pub(crate) fn release(&self, address: IpAddr) {
+    /// When the address or the core has no open connection: the count would be wrong for ever.
+    pub(crate) fn release(&self, address: IpAddr, core: CoreIndex) {
         let mut open = self.open.borrow_mut();
         let address = address.to_canonical();
         let of_address = open.per_address.get_mut(&address).expect("a released connection was admitted");
@@ -92,6 +101,8 @@ impl Admission {
             open.per_address.remove(&address);
         }
         open.total -= 1;
+        let of_core = &mut open.per_core[core.0];
+        *of_core = of_core.checked_sub(1).expect("a released connection was on its core");
     }
 }
 
@@ -105,25 +116,35 @@ mod tests {
 
     #[test]
     fn case_80_slots_come_back() {
-        let admission = Admission::new(AdmissionLimits { total: 3, per_address: 2 });
-        assert_eq!(admission.admit(address(1)), Ok(()));
-        assert_eq!(admission.admit(address(1)), Ok(()));
+        let only = Ok(CoreIndex(0));
+        let admission = Admission::new(AdmissionLimits { total: 3, per_address: 2 }, 1);
+        assert_eq!(admission.admit(address(1)), only);
+        assert_eq!(admission.admit(address(1)), only);
         assert_eq!(admission.admit(address(1)), Err(Turned::PerAddress { limit: 2 }));
-        assert_eq!(admission.admit(address(2)), Ok(()));
+        assert_eq!(admission.admit(address(2)), only);
         assert_eq!(admission.admit(address(3)), Err(Turned::Total { limit: 3 }));
-        admission.release(address(1));
-        assert_eq!(admission.admit(address(3)), Ok(()));
-        admission.release(address(1));
-        admission.release(address(2));
-        admission.release(address(3));
+        admission.release(address(1), CoreIndex(0));
+        assert_eq!(admission.admit(address(3)), only);
+        for last in 1..=3 {
+            admission.release(address(last), CoreIndex(0));
+        }
         assert!(admission.open.borrow().per_address.is_empty(), "an address without connections costs nothing");
         assert_eq!(admission.open.borrow().total, 0);
     }
 
     #[test]
     fn one_host_is_one_address_in_both_families() {
-        let admission = Admission::new(AdmissionLimits { total: 9, per_address: 1 });
-        assert_eq!(admission.admit("::ffff:10.0.0.1".parse().unwrap()), Ok(()));
+        let admission = Admission::new(AdmissionLimits { total: 9, per_address: 1 }, 1);
+        assert_eq!(admission.admit("::ffff:10.0.0.1".parse().unwrap()), Ok(CoreIndex(0)));
         assert_eq!(admission.admit(address(1)), Err(Turned::PerAddress { limit: 1 }));
+    }
+
+    #[test]
+    fn the_core_with_the_fewest_connections_gets_the_next() {
+        let admission = Admission::new(AdmissionLimits { total: 9, per_address: 9 }, 3);
+        let admit = || admission.admit(address(1)).unwrap().0;
+        assert_eq!([admit(), admit(), admit(), admit()], [0, 1, 2, 0]);
+        admission.release(address(1), CoreIndex(2));
+        assert_eq!([admit(), admit()], [2, 1]);
     }
 }

@@ -195,8 +195,12 @@ impl Call {
     /// Where this client reaches each of `brokers`, through the listener of the same name as its own; brokers without
     /// one are left out.
     pub(crate) fn endpoints(&self, brokers: impl Iterator<Item = BrokerId>) -> Vec<(BrokerId, String, u16)> {
-        let image = self.core.image();
+        let mut brokers = brokers.peekable();
         let mut endpoints = Vec::new();
+        if brokers.peek().is_none() {
+            return endpoints;
+        }
+        let image = self.core.image();
         for broker in brokers {
             if broker == self.core.broker_id() {
                 let (host, port) = self.own_endpoint();
@@ -217,17 +221,12 @@ impl Call {
     pub(crate) fn answer<'a>(&self, response: &impl Message<'a>) -> Result<Answer, Refusal> {
         let mut writer = Writer::new();
         frame::encode_response(&mut writer, self.key, self.version, self.correlation_id, response)?;
-        Ok(Answer::Parts(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
+        Ok(Answer(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
     }
 }
 
-/// What goes back for a request.
-pub(crate) enum Answer {
-    /// A response, in parts that are sent one after the other.
-    Parts(Vec<Part>),
-    /// No response: the client asked for none (acks=0).
-    Silence,
-}
+/// A response, in parts that are sent one after the other.
+pub(crate) struct Answer(pub(crate) Vec<Part>);
 
 /// A stretch of a response.
 pub(crate) enum Part {

@@ -6,16 +6,15 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-/// Runs three futures side by side until all have succeeded or one has failed.
+/// Runs two futures side by side until both have succeeded or one has failed.
 ///
 /// # Errors
 /// The first error.
-pub(crate) async fn try_all<E>(
+pub(crate) async fn try_both<E>(
     mut first: Pin<&mut impl Future<Output = Result<(), E>>>,
     mut second: Pin<&mut impl Future<Output = Result<(), E>>>,
-    mut third: Pin<&mut impl Future<Output = Result<(), E>>>,
 ) -> Result<(), E> {
-    let mut done = [false; 3];
+    let mut done = [false; 2];
     poll_fn(move |context| {
         if !done[0]
             && let Poll::Ready(result) = first.as_mut().poll(context)
@@ -29,13 +28,7 @@ pub(crate) async fn try_all<E>(
             result?;
             done[1] = true;
         }
-        if !done[2]
-            && let Poll::Ready(result) = third.as_mut().poll(context)
-        {
-            result?;
-            done[2] = true;
-        }
-        if done == [true; 3] { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if done == [true; 2] { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
 }
@@ -106,11 +99,11 @@ mod tests {
     }
 
     #[test]
-    fn all_succeed_or_the_first_error_ends_it() {
+    fn both_succeed_or_the_first_error_ends_it() {
         let done = || ready(Ok::<(), u8>(()));
-        assert_eq!(now(try_all(pin!(done()), pin!(done()), pin!(done()))), Some(Ok(())));
-        assert_eq!(now(try_all(pin!(done()), pin!(ready(Err(7))), pin!(pending()))), Some(Err(7)));
-        assert_eq!(now(try_all(pin!(done()), pin!(done()), pin!(pending()))), None);
+        assert_eq!(now(try_both(pin!(done()), pin!(done()))), Some(Ok(())));
+        assert_eq!(now(try_both(pin!(pending()), pin!(ready(Err(7))))), Some(Err(7)));
+        assert_eq!(now(try_both(pin!(done()), pin!(pending()))), None);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! One connection: frames in, answers out, in the order of the requests.
 //!
 //! Owns the life of a connection from its first byte to its last. Never knows what a request means: [`crate::api`]'s
-//! table names the handler. Three loops run as one task:
+//! table names the handler. Two loops run as one task:
 //!
 //! ```text
-//!   reader.rs: socket ──▶ frames ──▶ dispatch (here) ──▶ outbox.rs ──▶ writer.rs: socket
+//!   receiver.rs: socket ──▶ frames ──▶ take (here) ──▶ outbox.rs ──▶ writer.rs: socket
 //! ```
 //!
 //! Produces that follow each other overlap: each takes its place in the logs, in order, and its answer is awaited by
 //! the writer. Any other request starts when the answer before it is ready, as Kafka's clients expect.
 
 mod outbox;
-mod reader;
+mod receiver;
 mod session;
 mod writer;
 
@@ -28,7 +28,7 @@ use crate::config::PlantedPanic;
 use crate::core::Core;
 
 use outbox::{Outbox, Queued};
-use reader::{Frame, Frames};
+use receiver::{Frame, Receiver};
 pub(crate) use session::{Ending, Session};
 
 /// Serves one connection until either side ends it, and logs why if the peer is at fault.
@@ -45,36 +45,34 @@ pub(crate) async fn serve(core: Core, socket: Socket, session: Rc<Session>) {
 }
 
 async fn converse(core: &Core, socket: &Socket, session: &Rc<Session>) -> Result<(), Ending> {
-    let frames = Frames::new();
     let outbox = Outbox::new(core.config().connection_requests_max);
-    let read = pin!(reader::read(core, socket, session, &frames));
-    let dispatch = pin!(dispatch(core, session, &frames, &outbox));
+    let take = pin!(take(core, socket, session, &outbox));
     let write = pin!(writer::write(core, socket, session, &outbox));
-    concurrently::try_all(read, dispatch, write).await
+    concurrently::try_both(take, write).await
 }
 
-/// Takes frames one by one and queues what answers them.
-async fn dispatch(core: &Core, session: &Rc<Session>, frames: &Frames, outbox: &Outbox) -> Result<(), Ending> {
-    while let Some(frame) = frames.next().await {
-        outbox.room().await;
-        let (call, api) = open(core, session, frame.bytes.clone())?;
-        session.request_taken();
-        match api {
-            Opened::Served(api) => answer(call, api, frame, outbox).await?,
-            Opened::Unversioned => outbox.push(Queued::Ready(api::api_versions::unsupported(&call)?)),
-        }
+/// Takes frames one by one and queues what answers them, until the peer closes its side or the session is left.
+async fn take(core: &Core, socket: &Socket, session: &Rc<Session>, outbox: &Outbox) -> Result<(), Ending> {
+    let mut receiver = Receiver::new(core, socket, session);
+    while let Some(frame) = receiver.next().await? {
+        let answering = pin!(answer(core, session, frame, outbox));
+        receiver.meanwhile(answering).await?;
     }
+    session.leave();
     outbox.close();
     Ok(())
 }
 
-async fn answer(call: Call, api: &Api, frame: Frame, outbox: &Outbox) -> Result<(), Ending> {
-    match api.handler {
-        Handler::Overlapping => {
+async fn answer(core: &Core, session: &Rc<Session>, frame: Frame, outbox: &Outbox) -> Result<(), Ending> {
+    outbox.room().await;
+    let (call, opened) = open(core, session, frame.bytes)?;
+    session.request_taken();
+    match opened {
+        Opened::Served(Api { handler: Handler::Overlapping, .. }) => {
             let pending = api::produce::begin(call).await?;
-            outbox.push(Queued::Produce(Box::new(pending), frame.charge));
+            outbox.push(Queued::Produce(pending, frame.charge));
         }
-        Handler::Alone(handle) => {
+        Opened::Served(Api { handler: Handler::Alone(handle), .. }) => {
             outbox.settled().await;
             if call.core.config().planted_panic == PlantedPanic::Connection && call.key == ApiKey::DescribeCluster {
                 panic!("planted in a connection");
@@ -82,6 +80,7 @@ async fn answer(call: Call, api: &Api, frame: Frame, outbox: &Outbox) -> Result<
             let answer = handle(&call).await?;
             outbox.push(Queued::Ready(answer));
         }
+        Opened::Unversioned => outbox.push(Queued::Ready(api::api_versions::unsupported(&call)?)),
     }
     Ok(())
 }

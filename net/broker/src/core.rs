@@ -8,12 +8,13 @@
 //! (docs/decisions/0005-panics.md).
 
 use std::cell::{OnceCell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use heddle_cluster::MetadataImage;
 use heddle_engine::{DataDir, Engine, EngineConfig, Identity};
 use heddle_io::{Io, Listener, Task};
+use heddle_protocol::ErrorCode;
 use heddle_record::{BrokerId, LogId};
 
 use crate::admission::{Admission, AdmissionLimits};
@@ -26,6 +27,7 @@ use crate::guard;
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
 use crate::message::{Ask, OpenRequest, Poll, PrepareRequest, PublishRequest, Reply, Request};
+use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::peer_log::PeerLog;
 use crate::producer_ids::ProducerIds;
@@ -37,6 +39,18 @@ use crate::waiters::Polls;
 #[derive(Clone)]
 pub(crate) struct Core {
     inner: Rc<Inner>,
+}
+
+/// A handle that keeps nothing alive.
+pub(crate) struct WeakCore {
+    inner: Weak<Inner>,
+}
+
+impl WeakCore {
+    /// The core, while it lives.
+    pub(crate) fn upgrade(&self) -> Option<Core> {
+        self.inner.upgrade().map(|inner| Core { inner })
+    }
 }
 
 struct Inner {
@@ -55,7 +69,7 @@ struct Inner {
     peer_log: PeerLog,
     producer_ids: ProducerIds,
     receive_budget: Rc<ReceiveBudget>,
-    /// The loops that accept connections, until the core drains.
+    /// The loops that accept connections, until the core drains; on the first core only.
     accepting: RefCell<Vec<Task<()>>>,
 }
 
@@ -89,7 +103,7 @@ impl Core {
             partitions: Partitions::default(),
             coordinators: Coordinators::new(io.now()),
             controller: OnceCell::new(),
-            admission: Admission::new(limits),
+            admission: Admission::new(limits, mailbox.cores()),
             sessions: Sessions::default(),
             polls: Polls::default(),
             peer_log: PeerLog::new(io.clone()),
@@ -103,8 +117,17 @@ impl Core {
         (Self { inner: Rc::new(inner) }, inboxes)
     }
 
+    pub(crate) fn downgrade(&self) -> WeakCore {
+        WeakCore { inner: Rc::downgrade(&self.inner) }
+    }
+
     pub(crate) fn io(&self) -> &Io {
         &self.inner.io
+    }
+
+    /// A partition that this core owns, or why it is not served.
+    pub(crate) fn partition(&self, log: LogId) -> Result<Rc<Partition>, ErrorCode> {
+        self.inner.partitions.find(log)
     }
 
     pub(crate) fn config(&self) -> &BrokerConfig {
@@ -145,6 +168,11 @@ impl Core {
     /// The coordinators of groups on this core.
     pub(crate) fn coordinators(&self) -> &Coordinators {
         &self.inner.coordinators
+    }
+
+    /// The count of connections: that of the first core counts.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.inner.admission
     }
 
     pub(crate) fn peer_log(&self) -> &PeerLog {
@@ -262,13 +290,15 @@ impl Core {
                 request.0.into_iter().for_each(|wake| self.inner.polls.tell(wake));
                 Reply::Wake(())
             }
-            Request::Admit(request) => Reply::Admit(self.inner.admission.admit(request.0)),
+            Request::Serve(request) => {
+                listener::welcome(self, request.socket, request.listening);
+                Reply::Serve(())
+            }
             Request::Release(request) => {
-                self.inner.admission.release(request.0);
+                self.inner.admission.release(request.address, request.core);
                 Reply::Release(())
             }
             Request::Open(request) => Reply::Open(self.open(request).await),
-            Request::Listen(request) => Reply::Listen(self.listen(request.listeners)),
             Request::Prepare(request) => Reply::Prepare(self.inner.partitions.open(self, &request.0).await),
             Request::Publish(request) => {
                 let image = Arc::clone(request.0.image());
@@ -295,7 +325,7 @@ impl Core {
 }
 
 impl Core {
-    /// Opens the engine and the logs that this core owns, and listens.
+    /// Opens the engine and the logs that this core owns.
     async fn open(&self, request: OpenRequest) -> Result<(), String> {
         self.open_engine(&request.data_dir).await.map_err(|error| error.to_string())?;
         self.open_logs(&request.image).await
@@ -306,15 +336,6 @@ impl Core {
         self.inner.partitions.open(self, &Change::whole(Arc::clone(image))).await?;
         let before = self.inner.image.replace(Arc::clone(image));
         self.inner.coordinators.follow(self, &before, image);
-        Ok(())
-    }
-
-    /// Listens where the first core does.
-    fn listen(&self, listeners: Vec<Listening>) -> Result<(), String> {
-        for listening in listeners {
-            let listener = listener::share(self.io(), listening.address).map_err(|error| error.to_string())?;
-            self.accept(listener, listening);
-        }
         Ok(())
     }
 
@@ -333,9 +354,9 @@ impl Core {
         Ok(engine)
     }
 
-    /// Accepts connections on a listening socket until the core drains.
+    /// Accepts connections on a listening socket until the core drains. On the first core.
     pub(crate) fn accept(&self, listener: Listener, listening: Listening) {
-        let accepting = listener::accept(self.clone(), listener, Rc::new(listening));
+        let accepting = listener::accept(self.clone(), listener, Arc::new(listening));
         self.inner.accepting.borrow_mut().push(self.spawn_vital(accepting));
     }
 

@@ -4,7 +4,8 @@
 //! changed ends the process, at once and loudly. A restart recovers from the disk; a process that went on would serve
 //! from state that nobody can vouch for.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 /// A future in which a panic ends the process.
@@ -26,6 +27,18 @@ impl<T> Future for Vital<T> {
         std::mem::forget(fuse);
         poll
     }
+}
+
+/// Runs `future`, as part of a task that is not guarded: a panic in it ends the process.
+pub(crate) async fn guarded<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let fuse = Fuse;
+        let poll = future.as_mut().poll(context);
+        std::mem::forget(fuse);
+        poll
+    })
+    .await
 }
 
 /// Ends the process if it is dropped by an unwinding stack.

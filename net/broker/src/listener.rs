@@ -1,12 +1,14 @@
 //! Where clients come in: sockets that listen, and the loop that accepts.
 //!
-//! Owns the listening sockets of one core and what a client is told to connect to. Never reads a byte from a client.
+//! Owns the listening sockets and what a client is told to connect to. Never reads a byte from a client.
 //!
-//! Every core listens on every address (SO_REUSEPORT): the kernel spreads connections by a hash of their addresses.
+//! The first core listens, and hands each connection to the core that serves fewest. See docs/decisions/0003-inline-writes.md
+//! for what that has over a listener for each core (SO_REUSEPORT).
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heddle_io::{Io, ListenOptions, Listener, Socket};
@@ -16,7 +18,7 @@ use crate::connection::{self, Session};
 use crate::core::Core;
 use crate::error::StartError;
 use crate::mailbox::FIRST_CORE;
-use crate::message::{AdmitRequest, ReleaseRequest};
+use crate::message::{ReleaseRequest, ServeRequest};
 
 /// Connections that may wait to be accepted, on each core.
 const BACKLOG: u32 = 1024;
@@ -49,10 +51,7 @@ impl Listening {
     }
 }
 
-/// Finds out what each listener can bind, on the first core, and binds it.
-///
-/// A second broker must not share a port with this one, as SO_REUSEPORT would let it: so each address is bound once
-/// without sharing before it is bound with it.
+/// Binds every listener that the machine can have, on the first core.
 ///
 /// # Errors
 /// The address is in use, is not this machine's, or may not be bound.
@@ -60,11 +59,11 @@ pub(crate) async fn bind(io: &Io, configs: &[ListenerConfig]) -> Result<Vec<(Lis
     let mut bound = Vec::new();
     for config in configs {
         let address = resolve(io, config).await?;
-        let probe = io.listen(address, ListenOptions { reuse_port: false, backlog: BACKLOG });
-        match probe.map(|probe| probe.local_addr()) {
-            Ok(address) => {
-                let listening = Listening { name: config.name.clone(), address, advertised: config.advertised.clone() };
-                bound.push((share(io, address)?, listening));
+        match io.listen(address, ListenOptions { reuse_port: false, backlog: BACKLOG }) {
+            Ok(listener) => {
+                let (name, advertised) = (config.name.clone(), config.advertised.clone());
+                let listening = Listening { name, address: listener.local_addr(), advertised };
+                bound.push((listener, listening));
             }
             Err(error) if config.is_optional && is_missing(&error) => {
                 tracing::info!("not listening on {address}, which this machine does not have");
@@ -81,50 +80,41 @@ fn is_missing(error: &heddle_io::Error) -> bool {
         || error.raw_os_error() == Some(ADDRESS_FAMILY_UNKNOWN)
 }
 
-/// Binds an address that other cores of this broker bind, too.
-///
-/// # Errors
-/// As [`bind`].
-pub(crate) fn share(io: &Io, address: SocketAddr) -> Result<Listener, StartError> {
-    let options = ListenOptions { reuse_port: true, backlog: BACKLOG };
-    io.listen(address, options).map_err(|error| StartError::Bind { address, error })
-}
-
 async fn resolve(io: &Io, config: &ListenerConfig) -> Result<SocketAddr, StartError> {
     let unresolved = |reason: String| StartError::Resolve { host: config.host.clone(), reason };
     let addresses = io.resolve(&config.host, config.port).await.map_err(|error| unresolved(error.to_string()))?;
     addresses.first().copied().ok_or_else(|| unresolved("the name has no address".to_owned()))
 }
 
-/// Accepts connections until the core drains.
-pub(crate) async fn accept(core: Core, listener: Listener, listening: Rc<Listening>) {
+/// Accepts connections until the core drains, and has each served if there is room for it.
+pub(crate) async fn accept(core: Core, listener: Listener, listening: Arc<Listening>) {
     loop {
         match core.io().accept(&listener).await {
-            Ok((socket, _)) => {
-                let session = Rc::new(Session::new(&core, core.sessions().number(), &socket, Rc::clone(&listening)));
-                drop(core.io().spawn(welcome(core.clone(), socket, session)));
-            }
-            Err(error) if error.is_too_many_files() => {
-                core.peer_log().paused(&error);
-                core.io().sleep(DESCRIPTOR_PAUSE).await;
-            }
+            Ok((socket, peer)) => match core.admission().admit(peer.ip()) {
+                Ok(server) => {
+                    let request = ServeRequest { socket, listening: Arc::clone(&listening) };
+                    drop(core.post(server, request).await);
+                }
+                Err(turned) => core.peer_log().refused(peer, &turned.to_string()),
+            },
             Err(error) => {
                 core.peer_log().paused(&error);
-                core.io().sleep(FAILURE_PAUSE).await;
+                let pause = if error.is_too_many_files() { DESCRIPTOR_PAUSE } else { FAILURE_PAUSE };
+                core.io().sleep(pause).await;
             }
         }
     }
 }
 
-/// Serves a connection if there is room for it, and counts it out again when it is over, however it ends.
-async fn welcome(core: Core, socket: Socket, session: Rc<Session>) {
-    let address = session.peer.ip();
-    if let Err(turned) = core.ask(FIRST_CORE, AdmitRequest(address)).await {
-        core.peer_log().refused(session.peer, &turned.to_string());
-        return;
-    }
+/// Serves a connection on this core, and has it counted out when it is over, however it ends.
+pub(crate) fn welcome(core: &Core, socket: Socket, listening: Arc<Listening>) {
+    let session = Rc::new(Session::new(core, core.sessions().number(), &socket, listening));
     core.sessions().add(&session);
-    connection::serve(core.clone(), socket, Rc::clone(&session)).await;
-    core.sessions().remove(&session);
-    core.ask(FIRST_CORE, ReleaseRequest(address)).await;
+    let (io, core) = (core.io().clone(), core.clone());
+    drop(io.spawn(async move {
+        connection::serve(core.clone(), socket, Rc::clone(&session)).await;
+        core.sessions().remove(&session);
+        let release = ReleaseRequest { address: session.peer.ip(), core: core.index() };
+        core.ask(FIRST_CORE, release).await;
+    }));
 }

@@ -282,28 +282,34 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::net::{IpAddr, Ipv4Addr};
     use std::time::Duration;
 
     use heddle_io::sim::Simulator;
+    use heddle_protocol::ErrorCode;
+    use heddle_record::{LeaderEpoch, LogId, Offset, PartitionIndex, TopicId};
 
     use super::*;
-    use crate::admission::Turned;
-    use crate::message::{AdmitRequest, Ask as _, WakeRequest};
+    use crate::message::{Ask as _, EpochEnd, EpochEndsRequest, EpochQuestion, WakeRequest};
 
     const CORES: usize = 3;
     const CREDITS: usize = 16;
-    const QUESTIONS: u32 = 400;
+    const QUESTIONS: i64 = 400;
 
-    fn question(number: u32) -> Request {
-        AdmitRequest(IpAddr::V4(Ipv4Addr::from_bits(number))).into_request()
+    fn question(number: i64) -> Request {
+        let log = LogId { topic: TopicId::new([7; 16]), partition: PartitionIndex::new(0) };
+        let epoch = LeaderEpoch::new(i32::try_from(number).expect("a small number"));
+        EpochEndsRequest { entries: vec![EpochQuestion { log, current_leader_epoch: None, epoch }] }.into_request()
     }
 
-    fn number_of(request: &Request) -> u32 {
+    fn number_of(request: &Request) -> i64 {
         match request {
-            Request::Admit(AdmitRequest(IpAddr::V4(address))) => address.to_bits(),
+            Request::EpochEnds(EpochEndsRequest { entries }) => i64::from(entries[0].epoch.get()),
             _ => panic!("only these questions are asked here"),
         }
+    }
+
+    fn answer(number: i64) -> Vec<Result<EpochEnd, ErrorCode>> {
+        vec![Ok(EpochEnd { epoch: None, end: Some(Offset::new(number)) })]
     }
 
     /// Serves questions: each at its own pace, and notes the order in which they came.
@@ -321,8 +327,7 @@ mod tests {
             let (io_of_task, mailbox, from) = (io.clone(), Rc::clone(&mailbox), inbox.from);
             drop(io.spawn(async move {
                 io_of_task.sleep(Duration::from_micros(io_of_task.random_u64() % 50)).await;
-                let answer = Err(Turned::Total { limit: number as usize });
-                mailbox.reply(from, ticket, Reply::Admit(answer));
+                mailbox.reply(from, ticket, Reply::EpochEnds(answer(number)));
             }));
         }
     }
@@ -338,12 +343,12 @@ mod tests {
                 } else {
                     asked.push((number, ticket));
                 }
-                mailbox.wake(&io, to, Wake { poll: u64::from(number), slot: 0 });
+                mailbox.wake(&io, to, Wake { poll: number.unsigned_abs(), slot: 0 });
             }
         }
         for (number, ticket) in asked {
-            let answer = AdmitRequest::answer(ticket.reply().await);
-            assert_eq!(answer, Some(Err(Turned::Total { limit: number as usize })), "each gets its own answer");
+            let answered = EpochEndsRequest::answer(ticket.reply().await);
+            assert_eq!(answered, Some(answer(number)), "each gets its own answer");
         }
     }
 

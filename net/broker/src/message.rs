@@ -11,13 +11,12 @@ use heddle_cluster::controller::{Command, Fault, Response};
 use heddle_cluster::group::command::{Filter, Listed};
 use heddle_cluster::group::{Command as GroupCommand, Response as GroupResponse};
 use heddle_engine::{DataDir, FirstBatch, Piece};
-use heddle_io::{Lease, Monotonic};
+use heddle_io::{Lease, Monotonic, Socket};
 use heddle_protocol::ErrorCode;
 use heddle_record::{
     HighWatermark, LastStableOffset, LeaderEpoch, LogId, LogStartOffset, Offset, PartitionIndex, Timestamp,
 };
 
-use crate::admission::Turned;
 use crate::change::Change;
 use crate::coordinator::Asker;
 use crate::listener::Listening;
@@ -78,14 +77,12 @@ letters! {
     GroupList(Filter) -> Result<Vec<Listed>, ErrorCode>;
     /// Long polls of the asked core have news.
     Wake(WakeRequest) -> ();
-    /// Count a connection in.
-    Admit(AdmitRequest) -> Result<(), Turned>;
+    /// Serve a connection.
+    Serve(ServeRequest) -> ();
     /// Count a connection out.
     Release(ReleaseRequest) -> ();
     /// Open the engine and all logs of the asked core.
     Open(OpenRequest) -> Result<(), String>;
-    /// Listen and accept.
-    Listen(ListenRequest) -> Result<(), String>;
     /// Open the logs that an image adds, so that they take writes before anybody hears of them.
     Prepare(PrepareRequest) -> Result<(), String>;
     /// Answer from this image from now on, and drop the logs that it lacks.
@@ -331,22 +328,26 @@ pub(crate) struct GroupAnswersRequest(pub(crate) Vec<(u64, GroupResponse)>);
 /// [`Request::Wake`].
 pub(crate) struct WakeRequest(pub(crate) Vec<Wake>);
 
-/// [`Request::Admit`].
-pub(crate) struct AdmitRequest(pub(crate) IpAddr);
+/// [`Request::Serve`].
+pub(crate) struct ServeRequest {
+    /// A connection that was counted in.
+    pub(crate) socket: Socket,
+    /// Where it came in.
+    pub(crate) listening: Arc<Listening>,
+}
 
 /// [`Request::Release`].
-pub(crate) struct ReleaseRequest(pub(crate) IpAddr);
+pub(crate) struct ReleaseRequest {
+    /// Whose connection is over.
+    pub(crate) address: IpAddr,
+    /// Which core served it.
+    pub(crate) core: CoreIndex,
+}
 
 /// [`Request::Open`].
 pub(crate) struct OpenRequest {
     pub(crate) data_dir: DataDir,
     pub(crate) image: Arc<MetadataImage>,
-}
-
-/// [`Request::Listen`].
-pub(crate) struct ListenRequest {
-    /// Where the first core listens, and the asked one is to listen, too.
-    pub(crate) listeners: Vec<Listening>,
 }
 
 /// [`Request::Prepare`].

@@ -3,14 +3,16 @@
 //! Owns the high watermark, the wait for it, and the *only* place that clamps what a reader may see. Never touches a
 //! file (the engine does) nor a socket.
 //!
-//! On a single replica the high watermark follows [`Log::committable`]: what is flushed, so that nobody reads what a
-//! power cut can take back, or what is written where the topic relaxes flushing.
+//! On a single replica the high watermark follows [`LogOffsets::committable_end`] as it moves: what is flushed, so that
+//! nobody reads what a power cut can take back, or what is written where the topic relaxes flushing.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-use heddle_engine::{AppendError, AppendOrigin, Engine, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit};
-use heddle_io::{Lease, Monotonic};
+use heddle_engine::{
+    AppendError, AppendOrigin, Appended, Engine, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit,
+};
+use heddle_io::{Io, Lease, Monotonic};
 use heddle_protocol::ErrorCode;
 use heddle_record::{LeaderEpoch, LogStartOffset, Offset, Timestamp};
 
@@ -25,10 +27,14 @@ use crate::waiters::Armed;
 pub(crate) struct Partition {
     log: Log,
     terms: Cell<Terms>,
-    /// Whether a task is moving the high watermark after appends that nobody waits for.
-    pursued: Cell<bool>,
     /// Long polls that wait for more to read.
     armed: Armed,
+}
+
+/// A batch that has its place in a log.
+pub(crate) struct Placed {
+    partition: Rc<Partition>,
+    appended: Appended,
 }
 
 /// What the metadata image says of a partition.
@@ -44,11 +50,16 @@ pub(crate) struct Terms {
 
 impl Partition {
     /// A partition that leads from now on: everything that its log brought from disk and can commit is committed.
-    pub(crate) fn new(log: Log, terms: Terms) -> Self {
+    pub(crate) fn new(core: &Core, log: Log, terms: Terms) -> Rc<Self> {
         log.begin_epoch(terms.leader_epoch);
-        let partition = Self { log, terms: Cell::new(terms), pursued: Cell::new(false), armed: Armed::default() };
-        let limits = partition.log.offsets();
-        partition.log.set_high_watermark(limits.committable_end);
+        let partition = Rc::new(Self { log, terms: Cell::new(terms), armed: Armed::default() });
+        partition.commit(core);
+        let (core, followed) = (core.downgrade(), Rc::downgrade(&partition));
+        partition.log.follow(move || {
+            if let (Some(core), Some(partition)) = (core.upgrade(), followed.upgrade()) {
+                partition.commit(&core);
+            }
+        });
         partition
     }
 
@@ -76,6 +87,17 @@ impl Partition {
         acks: Acks,
         deadline: Monotonic,
     ) -> AppendOutcome {
+        self.place(core.io(), batch, acks, deadline).await?.settle(core.io(), acks, deadline).await
+    }
+
+    /// Appends a batch. Batches take their places in the order of first polls.
+    pub(crate) async fn place(
+        self: &Rc<Self>,
+        io: &Io,
+        batch: Lease,
+        acks: Acks,
+        deadline: Monotonic,
+    ) -> Result<Placed, AppendFault> {
         let terms = self.terms.get();
         if acks == Acks::All && terms.in_sync < terms.in_sync_min {
             return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
@@ -84,23 +106,10 @@ impl Partition {
         let append = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch);
         let appended = match acks {
             Acks::None => append.await,
-            Acks::Leader | Acks::All => in_time(&core, deadline, append).await?,
+            Acks::Leader | Acks::All => in_time(io, deadline, append).await?,
         };
         let appended = appended.map_err(|error| self.fault(error))?;
-        match acks {
-            Acks::All => self.committed(&core, appended.last_offset, deadline).await?,
-            Acks::Leader => {
-                self.pursue(&core);
-                let written = in_time(&core, deadline, self.log.written(appended.last_offset)).await?;
-                written.map_err(storage_fault)?;
-            }
-            Acks::None => self.pursue(&core),
-        }
-        Ok(Accepted {
-            base_offset: appended.base_offset,
-            log_append_time: appended.log_append_time,
-            log_start_offset: appended.log_start,
-        })
+        Ok(Placed { partition: Rc::clone(self), appended })
     }
 
     /// Appends a batch of the broker's own, and gives the offset of its last record: it takes its place at the first
@@ -115,65 +124,16 @@ impl Partition {
     }
 
     /// Waits until a record of the broker's own is committed, however long that takes.
-    pub(crate) async fn settled(&self, core: &Core, last_offset: Offset) -> Result<(), AppendFault> {
-        if last_offset >= self.log.offsets().high_watermark.offset() {
-            self.log.committable(last_offset).await.map_err(storage_fault)?;
-            self.commit(core);
-        }
-        Ok(())
-    }
-
-    /// Waits until the high watermark has passed `last_offset`.
-    async fn committed(
-        self: &Rc<Self>,
-        core: &Core,
-        last_offset: Offset,
-        deadline: Monotonic,
-    ) -> Result<(), AppendFault> {
-        match in_time(core, deadline, self.log.committable(last_offset)).await {
-            Ok(Ok(())) => {
-                self.commit(core);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(storage_fault(error)),
-            Err(timed_out) => {
-                self.pursue(core);
-                Err(timed_out)
-            }
-        }
+    pub(crate) async fn settled(&self, last_offset: Offset) -> Result<(), AppendFault> {
+        self.log.committable(last_offset).await.map_err(storage_fault)
     }
 
     /// Moves the high watermark as far as it may go, and tells whoever waits for it.
     fn commit(&self, core: &Core) {
         let before = self.log.offsets();
-        self.log.set_high_watermark(before.committable_end);
         if before.committable_end > before.high_watermark.offset() {
+            self.log.set_high_watermark(before.committable_end);
             self.armed.wake_all(core);
-        }
-    }
-
-    /// Sees to it that the high watermark follows what was appended, although no producer waits for it.
-    fn pursue(self: &Rc<Self>, core: &Core) {
-        if !self.pursued.replace(true) {
-            let partition = Rc::clone(self);
-            let core_of_task = core.clone();
-            drop(core.spawn_vital(async move {
-                partition.pursue_end(&core_of_task).await;
-                partition.pursued.set(false);
-            }));
-        }
-    }
-
-    async fn pursue_end(&self, core: &Core) {
-        loop {
-            let limits = self.log.offsets();
-            let last_offset = limits.log_end.offset().checked_add(-1);
-            let Some(last_offset) = last_offset.filter(|last| *last >= limits.high_watermark.offset()) else { return };
-            if self.log.committable(last_offset).await.is_err() {
-                // The log is offline, and has said so.
-                return;
-            }
-            self.commit(core);
         }
     }
 
@@ -334,10 +294,25 @@ impl Partition {
 }
 
 /// What comes of `future` before `deadline`; else REQUEST_TIMED_OUT.
-async fn in_time<F: Future>(core: &Core, deadline: Monotonic, future: F) -> Result<F::Output, AppendFault> {
-    let patience = deadline.since(core.io().now());
-    let output = core.io().timeout(patience, future).await;
-    output.map_err(|_elapsed| AppendFault::new(ErrorCode::RequestTimedOut))
+async fn in_time<F: Future>(io: &Io, deadline: Monotonic, future: F) -> Result<F::Output, AppendFault> {
+    io.timeout_at(deadline, future).await.map_err(|_elapsed| AppendFault::new(ErrorCode::RequestTimedOut))
+}
+
+impl Placed {
+    /// Waits until the batch is as sure as its producer asks.
+    pub(crate) async fn settle(&self, io: &Io, acks: Acks, deadline: Monotonic) -> AppendOutcome {
+        let (log, last_offset) = (&self.partition.log, self.appended.last_offset);
+        match acks {
+            Acks::All => in_time(io, deadline, log.committable(last_offset)).await?.map_err(storage_fault)?,
+            Acks::Leader => in_time(io, deadline, log.written(last_offset)).await?.map_err(storage_fault)?,
+            Acks::None => {}
+        }
+        Ok(Accepted {
+            base_offset: self.appended.base_offset,
+            log_append_time: self.appended.log_append_time,
+            log_start_offset: self.appended.log_start,
+        })
+    }
 }
 
 fn storage_fault(error: heddle_engine::Error) -> AppendFault {

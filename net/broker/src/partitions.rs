@@ -163,7 +163,7 @@ impl Partitions {
                     Some(Err(_)) => {}
                     None => {
                         let name = LogName { topic: topic.name.to_string(), id: log };
-                        let opened = open_log(engine.clone(), name, settings.log.clone(), terms);
+                        let opened = open_log(core.clone(), engine.clone(), name, settings.log.clone(), terms);
                         opening.tasks.push_back((log, core.io().spawn(guard::vital(opened))));
                         opening.wait_for(self, LOGS_AT_ONCE - 1).await;
                         if opening.outcome.is_err() {
@@ -263,9 +263,15 @@ async fn delete_log(engine: Engine, name: LogName) {
 }
 
 /// Opens one log. Damage closes the partition, not the broker.
-async fn open_log(engine: Engine, name: LogName, config: LogConfig, terms: Terms) -> Result<Opened, String> {
+async fn open_log(
+    core: Core,
+    engine: Engine,
+    name: LogName,
+    config: LogConfig,
+    terms: Terms,
+) -> Result<Opened, String> {
     match engine.open_log(name.clone(), config).await {
-        Ok(log) => Ok(Ok(Rc::new(Partition::new(log, terms)))),
+        Ok(log) => Ok(Ok(Partition::new(&core, log, terms))),
         Err(error @ heddle_engine::Error::Damaged { .. }) => {
             tracing::error!(log = %name, "partition is offline: {error}");
             Ok(Err(Closed { name, error: ErrorCode::KafkaStorageError }))

@@ -67,6 +67,7 @@ struct ScatterPart<E> {
 }
 
 /// Questions that were asked, each core's in its place behind the ones asked before.
+#[derive(Default)]
 pub(crate) struct Gather {
     parts: Vec<(Asked, Vec<usize>)>,
 }
@@ -97,6 +98,11 @@ impl<E> Scatter<E> {
 }
 
 impl Gather {
+    /// Whether nothing was asked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Waits for all answers to questions of kind `A`, and puts each in its place.
     pub(crate) async fn collect<A: Ask<Answer = Vec<O>>, O>(self, outcomes: &mut [Option<O>]) {
         for (asked, places) in self.parts {

@@ -4,7 +4,7 @@
 //! that for a process, a test or the simulator for itself. All a core needs from outside is its [`Io`].
 //!
 //! ```text
-//! first core:   bind ▶ open data directory ▶ replay metadata ▶ Open ──▶ every core: open logs, listen
+//! first core:   bind ▶ open data directory ▶ replay metadata ▶ Open ──▶ every core: open logs ▶ accept
 //!               ▶ ready … told to stop ▶ Drain ──▶ every core ▶ Close ──▶ every core ▶ end
 //! other cores:  serve letters until the first core is gone
 //! ```
@@ -21,7 +21,7 @@ use crate::core::Core;
 use crate::error::{BrokerError, StartError, StopError};
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, FIRST_CORE, Inbox, Wiring, wire};
-use crate::message::{CloseRequest, DrainRequest, ListenRequest, OpenRequest};
+use crate::message::{CloseRequest, DrainRequest, OpenRequest};
 
 /// The part of the time for stopping that connections may take to finish; the rest is for the disk.
 const DRAIN_SHARE: u32 = 2;
@@ -128,7 +128,7 @@ async fn start(core: &Core) -> Result<Started, StartError> {
     let listeners: Vec<Listening> = bound.iter().map(|(_, listening)| listening.clone()).collect();
     let (controller, image) = Controller::open(core, &engine, endpoints(&listeners)).await?;
     core.set_controller(controller);
-    open_cores(core, &data_dir, &image, &listeners).await?;
+    open_cores(core, &data_dir, &image).await?;
     for (listener, listening) in bound {
         core.accept(listener, listening);
     }
@@ -141,27 +141,16 @@ async fn start(core: &Core) -> Result<Started, StartError> {
     })
 }
 
-/// Has every core open its logs and listen. Nobody is accepted before all of them can serve.
-async fn open_cores(
-    core: &Core,
-    data_dir: &DataDir,
-    image: &Arc<MetadataImage>,
-    listeners: &[Listening],
-) -> Result<(), StartError> {
+/// Has every core open its logs. Nobody is accepted before all of them can serve.
+async fn open_cores(core: &Core, data_dir: &DataDir, image: &Arc<MetadataImage>) -> Result<(), StartError> {
     let mut asked = Vec::new();
     for other in core.others() {
         let request = OpenRequest { data_dir: data_dir.clone(), image: Arc::clone(image) };
-        asked.push((other, core.post(other, request).await));
+        asked.push(core.post(other, request).await);
     }
     core.open_logs(image).await.map_err(StartError::Elsewhere)?;
-    let mut opened = Vec::new();
-    for (other, asked) in asked {
+    for asked in asked {
         asked.answer::<OpenRequest>().await.map_err(StartError::Elsewhere)?;
-        opened.push(other);
-    }
-    for other in opened {
-        let request = ListenRequest { listeners: listeners.to_vec() };
-        core.ask(other, request).await.map_err(StartError::Elsewhere)?;
     }
     Ok(())
 }

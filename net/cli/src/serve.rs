@@ -2,6 +2,7 @@
 //!
 //! Owns how flags become settings, how log lines look, and what is said once the broker serves. Runs nothing itself.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::{fs, io, panic, thread};
@@ -136,14 +137,24 @@ fn announce(started: &Started, chosen: &Chosen, data_dir: &str, wildcards: &[Str
     }
 }
 
+/// The program as it was started, as a shell takes it.
+fn pasted(program: Option<OsString>) -> String {
+    let program = program.map_or_else(|| "heddle".to_owned(), |program| program.to_string_lossy().into_owned());
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
+    if program.bytes().all(is_plain) { program } else { format!("'{}'", program.replace('\'', "'\\''")) }
+}
+
 /// Lines to paste. Nobody listening on the other end is no failure.
 fn suggest(address: SocketAddr) {
     let bootstrap = if address.port() == 9092 { String::new() } else { format!(" --bootstrap {address}") };
+    let is_on_path = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join("heddle").is_file()));
+    let heddle = if is_on_path { "heddle".to_owned() } else { pasted(std::env::args_os().next()) };
     let lines = format!(
         "\nTry it, with heddle or with kcat:\n\
-         \x20 heddle topic create hello{bootstrap}\n\
-         \x20 echo 'key:value' | heddle produce hello --key-separator :{bootstrap}\n\
-         \x20 heddle consume hello --from beginning{bootstrap}\n\n\
+         \x20 {heddle} topic create hello{bootstrap}\n\
+         \x20 echo 'key:value' | {heddle} produce hello --key-separator :{bootstrap}\n\
+         \x20 {heddle} consume hello --from beginning{bootstrap}\n\n\
          \x20 echo 'key:value' | kcat -b {address} -t hello -P -K:\n\
          \x20 kcat -b {address} -t hello -C -e\n\n"
     );
@@ -153,5 +164,17 @@ fn suggest(address: SocketAddr) {
         && io::stdout().is_terminal()
     {
         tracing::debug!("standard output: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_named_as_a_shell_takes_it() {
+        assert_eq!(pasted(Some("target/release/heddle".into())), "target/release/heddle");
+        assert_eq!(pasted(Some("/opt/it's here/heddle".into())), r"'/opt/it'\''s here/heddle'");
+        assert_eq!(pasted(None), "heddle");
     }
 }

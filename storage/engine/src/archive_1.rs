@@ -45,18 +45,21 @@ struct SegmentSnapshot1 {
     last_append_at: Option<i64>,
 }
 
+/// One log as it was stored: which, how old the entry is, and what it says.
+pub(crate) type Stored = (LogId, Age, LogSnapshot);
+
 /// The generation, and every log, of an archive of the first version.
 ///
 /// # Errors
 /// Why it is none.
-pub(crate) fn read(body: &[u8]) -> Result<(u64, Vec<(LogId, Age, LogSnapshot)>), &'static str> {
+pub(crate) fn read(body: &[u8]) -> Result<(u64, Vec<Stored>), &'static str> {
     let mut aligned: AlignedVec = AlignedVec::with_capacity(body.len());
     aligned.extend_from_slice(body);
     let snapshot = rkyv::from_bytes::<Snapshot1, Malformed>(&aligned).map_err(|_| "malformed")?;
     Ok((snapshot.generation, snapshot.logs.into_iter().map(log).collect()))
 }
 
-fn log(log: LogSnapshot1) -> (LogId, Age, LogSnapshot) {
+fn log(log: LogSnapshot1) -> Stored {
     let id = LogId { topic: TopicId::new(log.topic_id), partition: PartitionIndex::new(log.partition) };
     let age = Age { generation: log.generation, sequence: log.sequence };
     let snapshot = LogSnapshot {

@@ -53,7 +53,7 @@ pub(crate) struct LogInner {
 }
 
 /// What [`Log::follow`] was given.
-type Follower = Rc<dyn Fn(&Log)>;
+type Follower = Rc<dyn Fn()>;
 
 /// What an append was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,9 +184,9 @@ impl Log {
         &self.inner.changed
     }
 
-    /// Calls `follower` on the spot whenever a limit moves, before anybody who waits for that runs. It may look at the
-    /// log and move its high watermark; it takes the place of the one before it.
-    pub fn follow(&self, follower: impl Fn(&Log) + 'static) {
+    /// Calls `follower` on the spot whenever a limit moves or the log goes offline, before anybody who waits for that
+    /// runs. It may look at the log and move its high watermark; it takes the place of the one before it.
+    pub fn follow(&self, follower: impl Fn() + 'static) {
         *self.inner.follower.borrow_mut() = Some(Rc::new(follower));
     }
 
@@ -313,10 +313,10 @@ impl LogInner {
     }
 
     /// Tells whoever follows the log's limits. The state must not be borrowed.
-    pub(crate) fn limits_moved(self: &Rc<Self>) {
+    pub(crate) fn limits_moved(&self) {
         let follower = self.follower.borrow().clone();
         if let Some(follower) = follower {
-            follower(&Log { inner: Rc::clone(self) });
+            follower();
         }
         self.changed.notify_all();
     }
@@ -380,7 +380,7 @@ impl LogInner {
         let first = state.take_offline(cause.clone());
         drop(state);
         self.core.release(queued);
-        self.changed.notify_all();
+        self.limits_moved();
         first
     }
 
@@ -389,7 +389,7 @@ impl LogInner {
     ///
     /// # Errors
     /// As recovery; the log stays offline.
-    pub(crate) async fn reopen(self: &Rc<Self>) -> Result<(), Error> {
+    pub(crate) async fn reopen(&self) -> Result<(), Error> {
         let _turn = self.exclusive().await;
         let _index_turn = self.index_turn.acquire(1).await;
         while self.state.borrow().writing || self.state.borrow().flushing {

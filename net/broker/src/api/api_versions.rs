@@ -35,7 +35,7 @@ pub(crate) fn unsupported(call: &Call) -> Result<Answer, Refusal> {
     let mut writer = Writer::new();
     let response = response(ErrorCode::UnsupportedVersion);
     frame::encode_response(&mut writer, call.key, 0, call.correlation_id, &response)?;
-    Ok(Answer::Parts(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
+    Ok(Answer(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
 }
 
 fn response(error: ErrorCode) -> ApiVersionsResponse<'static> {

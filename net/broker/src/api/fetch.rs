@@ -256,7 +256,7 @@ impl Gathering<'_> {
         frame::encode_response(&mut writer, call.key, call.version, call.correlation_id, &response)?;
         let (bytes, gaps) = writer.finish();
         let pieces = self.slots.into_iter().filter_map(|slot| slot.outcome.ok()).map(|data| data.pieces);
-        Ok(Answer::Parts(fill(Lease::from_vec(bytes), &gaps, pieces)))
+        Ok(Answer(fill(Lease::from_vec(bytes), &gaps, pieces)))
     }
 }
 

@@ -3,21 +3,26 @@
 //! Owns the split by partition, `acks`, and what a producer is told. Never looks into a batch beyond its codec: the
 //! engine validates.
 //!
-//! Two steps, so that consecutive requests of one connection share a flush: [`begin`] gives every batch its place in its
-//! log, [`Pending::finish`] waits until the logs are as sure of them as the producer asks.
+//! Steps, so that consecutive requests of one connection share a flush: [`begin`] gives every batch its place in its log,
+//! [`Pending::settle`] waits until the logs are as sure of them as the producer asks, [`Pending::respond`] says so. Logs of
+//! the connection's own core are reached by a call, not by a letter.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use heddle_io::{Lease, Monotonic};
 use heddle_protocol::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse,
     ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
-use heddle_protocol::{ErrorCode, Records};
+use heddle_protocol::{ErrorCode, Records, Writer, frame};
 use heddle_record::{BrokerId, Compression, LeaderEpoch, RecordBatch};
 
 use super::topic_view::is_internal;
-use super::{Answer, Call, Refusal};
+use super::{Call, Refusal};
+use crate::guard;
 use crate::message::{Acks, AppendEntry, AppendFault, AppendOutcome, AppendRequest};
+use crate::partition::{Partition, Placed};
 use crate::routing::{self, Gather, Scatter, TopicRef};
 
 /// The first version whose clients know zstd (KIP-110).
@@ -27,11 +32,24 @@ const ZSTD_SINCE: i16 = 7;
 pub(crate) struct Pending {
     call: Call,
     acks: Acks,
-    gather: Gather,
-    /// One for each partition of the request, in order; what is missing comes from the logs.
-    outcomes: Vec<Option<AppendOutcome>>,
-    /// Who leads the partitions that are not led here.
-    leaders: Vec<(usize, (BrokerId, LeaderEpoch))>,
+    /// When a producer with [`Acks::All`] gives up.
+    deadline: Monotonic,
+    /// One for each partition of the request, in order.
+    slots: Vec<Slot>,
+    /// What was asked of other cores.
+    elsewhere: Gather,
+}
+
+/// The way of one batch.
+enum Slot {
+    /// It goes to a log of this core, and has no place yet.
+    Routed(Rc<Partition>, Lease),
+    /// It has its place in a log of this core.
+    Placed(Placed),
+    /// Another core was asked: the answer is the one with this number.
+    Elsewhere(usize),
+    /// What the producer is told, and who leads instead where this broker does not.
+    Settled(AppendOutcome, Option<(BrokerId, LeaderEpoch)>),
 }
 
 /// Hands every batch to its log, in order.
@@ -46,34 +64,54 @@ pub(crate) async fn begin(call: Call) -> Result<Pending, Refusal> {
         -1 => Some(Acks::All),
         _ => None,
     };
+    let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let deadline = call.core.io().now() + patience;
     let mut scatter = Scatter::new();
-    let mut outcomes = Vec::new();
-    let mut leaders = Vec::new();
+    let mut slots = Vec::with_capacity(request.topic_data.len());
+    let mut elsewhere = 0..;
     let image = call.core.image();
     for topic in request.topic_data.iter() {
         for partition in topic.partition_data.iter() {
-            let place = outcomes.len();
             let entry = match acks {
                 Some(_) => entry(&call, &image, &topic, &partition),
                 None => Err((AppendFault::new(ErrorCode::InvalidRequiredAcks), None)),
             };
-            outcomes.push(match entry {
-                Ok(entry) => {
-                    scatter.push(call.core.owner(entry.log), place, entry);
-                    None
-                }
-                Err((fault, leader)) => {
-                    leaders.extend(leader.map(|leader| (place, leader)));
-                    Some(Err(fault))
-                }
+            slots.push(match entry {
+                Ok(entry) => match call.core.owner(entry.log) {
+                    owner if owner == call.core.index() => match call.core.partition(entry.log) {
+                        Ok(partition) => Slot::Routed(partition, entry.batch),
+                        Err(error) => Slot::Settled(Err(AppendFault::new(error)), None),
+                    },
+                    owner => {
+                        let place = elsewhere.next().expect("fewer than there are numbers");
+                        scatter.push(owner, place, entry);
+                        Slot::Elsewhere(place)
+                    }
+                },
+                Err((fault, leader)) => Slot::Settled(Err(fault), leader),
             });
         }
     }
+    drop(image);
     let acks = acks.unwrap_or(Acks::Leader);
-    let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let deadline = call.core.io().now() + patience;
-    let gather = scatter.post(&call.core, |entries| AppendRequest { entries, acks, deadline }).await;
-    Ok(Pending { call, acks, gather, outcomes, leaders })
+    let elsewhere = scatter.post(&call.core, |entries| AppendRequest { entries, acks, deadline }).await;
+    for slot in &mut slots {
+        slot.place(&call, acks, deadline).await;
+    }
+    Ok(Pending { call, acks, deadline, slots, elsewhere })
+}
+
+impl Slot {
+    /// Gives a batch for a log of this core its place there.
+    async fn place(&mut self, call: &Call, acks: Acks, deadline: Monotonic) {
+        if let Slot::Routed(partition, batch) = self {
+            let placing = partition.place(call.core.io(), std::mem::take(batch), acks, deadline);
+            *self = match guard::guarded(placing).await {
+                Ok(placed) => Slot::Placed(placed),
+                Err(fault) => Slot::Settled(Err(fault), None),
+            };
+        }
+    }
 }
 
 type Unroutable = (AppendFault, Option<(BrokerId, LeaderEpoch)>);
@@ -106,71 +144,95 @@ fn entry(
 }
 
 impl Pending {
-    /// Waits for the logs, and says what became of each batch.
+    /// Waits until it is known of every batch whether it is as sure as its producer asks.
+    pub(crate) async fn settle(&mut self) {
+        for slot in &mut self.slots {
+            if let Slot::Placed(placed) = slot {
+                let outcome = guard::guarded(placed.settle(self.call.core.io(), self.acks, self.deadline)).await;
+                *slot = Slot::Settled(outcome, None);
+            }
+        }
+        if self.elsewhere.is_empty() {
+            return;
+        }
+        let asked = self.slots.iter().filter(|slot| matches!(slot, Slot::Elsewhere(_))).count();
+        let mut outcomes: Vec<Option<AppendOutcome>> = (0..asked).map(|_| None).collect();
+        std::mem::take(&mut self.elsewhere).collect::<AppendRequest, _>(&mut outcomes).await;
+        for slot in &mut self.slots {
+            if let Slot::Elsewhere(place) = slot {
+                let outcome = outcomes[*place].take().expect("every log was asked and has answered");
+                *slot = Slot::Settled(outcome, None);
+            }
+        }
+    }
+
+    /// Writes what became of each batch; nothing if the producer wants no answer.
     ///
     /// # Errors
     /// A batch failed and the producer wants no answer: it hears of it when the connection closes.
-    pub(crate) async fn finish(self) -> Result<Answer, Refusal> {
-        let Self { call, acks, gather, mut outcomes, leaders } = self;
-        gather.collect::<AppendRequest, _>(&mut outcomes).await;
-        let outcomes: Vec<AppendOutcome> =
-            outcomes.into_iter().map(|outcome| outcome.expect("every log was asked and has answered")).collect();
-        let faults = || outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+    ///
+    /// # Panics
+    /// Before [`Pending::settle`] is done.
+    pub(crate) fn respond(&self, writer: &mut Writer) -> Result<(), Refusal> {
+        let faults = || self.slots.iter().filter_map(|slot| slot.outcome().0.as_ref().err());
         if let Some(fault) = faults().find(|fault| fault.error == ErrorCode::UnknownServerError) {
-            tracing::error!(peer = %call.session.peer, "a produce failed by our fault: {fault:?}");
+            tracing::error!(peer = %self.call.session.peer, "a produce failed by our fault: {fault:?}");
         }
-        if acks == Acks::None {
+        if self.acks == Acks::None {
             return match faults().next() {
-                None => Ok(Answer::Silence),
+                None => Ok(()),
                 Some(fault) => Err(Refusal::UnansweredError(format!("{:?}", fault.error))),
             };
         }
-        respond(&call, &outcomes, &leaders)
+        let request: ProduceRequest<'_> = self.call.decode()?;
+        let mut slots = self.slots.iter();
+        let responses: Vec<TopicProduceResponse<'_>> = request
+            .topic_data
+            .iter()
+            .map(|topic| TopicProduceResponse {
+                name: topic.name,
+                topic_id: topic.topic_id,
+                partition_responses: topic
+                    .partition_data
+                    .iter()
+                    .zip(&mut slots)
+                    .map(|(partition, slot)| partition_response(partition.index, slot))
+                    .collect::<Vec<_>>()
+                    .into(),
+            })
+            .collect();
+        let leaders = self.slots.iter().filter_map(|slot| slot.outcome().1).map(|(leader, _)| leader);
+        let endpoints = self.call.endpoints(leaders);
+        let node_endpoints: Vec<NodeEndpoint<'_>> = endpoints
+            .iter()
+            .map(|(id, host, port)| NodeEndpoint { node_id: id.get(), host, port: i32::from(*port), rack: None })
+            .collect();
+        let response =
+            ProduceResponse { responses: responses.into(), throttle_time_ms: 0, node_endpoints: node_endpoints.into() };
+        let call = &self.call;
+        Ok(frame::encode_response(writer, call.key, call.version, call.correlation_id, &response)?)
     }
 }
 
-fn respond(
-    call: &Call,
-    outcomes: &[AppendOutcome],
-    leaders: &[(usize, (BrokerId, LeaderEpoch))],
-) -> Result<Answer, Refusal> {
-    let request: ProduceRequest<'_> = call.decode()?;
-    let mut places = 0..outcomes.len();
-    let responses: Vec<TopicProduceResponse<'_>> = request
-        .topic_data
-        .iter()
-        .map(|topic| TopicProduceResponse {
-            name: topic.name,
-            topic_id: topic.topic_id,
-            partition_responses: topic
-                .partition_data
-                .iter()
-                .zip(&mut places)
-                .map(|(partition, place)| {
-                    let mut response = partition_response(partition.index, &outcomes[place]);
-                    if let Some((_, (leader, epoch))) = leaders.iter().find(|(of, _)| *of == place) {
-                        response.current_leader =
-                            LeaderIdAndEpoch { leader_id: leader.get(), leader_epoch: epoch.get() };
-                    }
-                    response
-                })
-                .collect::<Vec<_>>()
-                .into(),
-        })
-        .collect();
-    let endpoints = call.endpoints(leaders.iter().map(|(_, (leader, _))| *leader));
-    let node_endpoints: Vec<NodeEndpoint<'_>> = endpoints
-        .iter()
-        .map(|(id, host, port)| NodeEndpoint { node_id: id.get(), host, port: i32::from(*port), rack: None })
-        .collect();
-    call.answer(&ProduceResponse {
-        responses: responses.into(),
-        throttle_time_ms: 0,
-        node_endpoints: node_endpoints.into(),
-    })
+impl Slot {
+    fn outcome(&self) -> (&AppendOutcome, Option<(BrokerId, LeaderEpoch)>) {
+        match self {
+            Slot::Settled(outcome, leader) => (outcome, *leader),
+            _ => panic!("answered before it is known what became of a batch"),
+        }
+    }
 }
 
-fn partition_response(index: i32, outcome: &AppendOutcome) -> PartitionProduceResponse<'_> {
+fn partition_response(index: i32, slot: &Slot) -> PartitionProduceResponse<'_> {
+    let (outcome, leader) = slot.outcome();
+    let mut response = outcome_response(index, outcome);
+    if let Some((leader, epoch)) = leader {
+        response.current_leader = LeaderIdAndEpoch { leader_id: leader.get(), leader_epoch: epoch.get() };
+    }
+    response
+}
+
+fn outcome_response(index: i32, outcome: &AppendOutcome) -> PartitionProduceResponse<'_> {
     match outcome {
         Ok(accepted) => PartitionProduceResponse {
             index,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use heddle_io::sync::Notify;
 
-use super::reader::Charge;
+use super::receiver::Charge;
 use crate::api::{Answer, Part, produce};
 
 /// Bytes in memory of ready answers that may wait before the next request is taken.
@@ -19,7 +19,7 @@ pub(crate) enum Queued {
     Ready(Answer),
     /// The logs have the records, but are not yet as sure of them as the producer asked. The receive budget is held
     /// until then: the frame's bytes may still be wanted.
-    Produce(Box<produce::Pending>, Charge),
+    Produce(produce::Pending, Charge),
 }
 
 /// The queue. One task at each end.
@@ -81,37 +81,31 @@ impl Outbox {
         self.filled.notify_all();
     }
 
-    /// The next answer, ready to be sent; nothing once all were taken and no more will come.
-    pub(crate) async fn next(&self) -> Option<Result<Answer, crate::api::Refusal>> {
-        loop {
-            let queued = self.queue.borrow_mut().pop_front();
-            match queued {
-                Some(Queued::Ready(answer)) => {
-                    self.ready_bytes.set(self.ready_bytes.get() - memory_bytes(&answer));
-                    self.drained.notify_all();
-                    return Some(Ok(answer));
-                }
-                Some(Queued::Produce(pending, _charge)) => {
-                    let answer = pending.finish().await;
-                    self.unready.set(self.unready.get() - 1);
-                    self.drained.notify_all();
-                    return Some(answer);
-                }
-                None if self.closed.get() => return None,
-                None => self.filled.wait().await,
+    /// The next answer, once it can be sent; nothing once all were taken and no more will come.
+    pub(crate) async fn next_ready(&self) -> Option<Queued> {
+        let mut next = self.next().await?;
+        match &mut next {
+            Queued::Ready(answer) => self.ready_bytes.set(self.ready_bytes.get() - memory_bytes(answer)),
+            Queued::Produce(pending, _) => {
+                pending.settle().await;
+                self.unready.set(self.unready.get() - 1);
             }
         }
+        self.drained.notify_all();
+        Some(next)
     }
 
-    /// Whether [`Outbox::next`] would return at once.
-    pub(crate) fn has_ready(&self) -> bool {
-        matches!(self.queue.borrow().front(), Some(Queued::Ready(_)))
+    async fn next(&self) -> Option<Queued> {
+        loop {
+            let first = self.queue.borrow_mut().pop_front();
+            if first.is_some() || self.closed.get() {
+                return first;
+            }
+            self.filled.wait().await;
+        }
     }
 }
 
-fn memory_bytes(answer: &Answer) -> usize {
-    match answer {
-        Answer::Silence => 0,
-        Answer::Parts(parts) => parts.iter().filter(|part| matches!(part, Part::Bytes(_))).map(Part::len).sum(),
-    }
+fn memory_bytes(Answer(parts): &Answer) -> usize {
+    parts.iter().filter(|part| matches!(part, Part::Bytes(_))).map(Part::len).sum()
 }

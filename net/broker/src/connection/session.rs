@@ -7,10 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use heddle_io::sync::Notify;
+use heddle_io::sync::{Notified, Notify};
 use heddle_io::{Monotonic, Socket};
 
 use crate::api::Refusal;
@@ -25,7 +25,7 @@ pub(crate) struct Session {
     /// This end: the address that the peer connected to.
     pub(crate) local: SocketAddr,
     /// The listener it came through.
-    pub(crate) listener: Rc<Listening>,
+    pub(crate) listener: Arc<Listening>,
     /// The core's number for it.
     pub(crate) number: u64,
     socket: Socket,
@@ -81,7 +81,7 @@ impl fmt::Display for Ending {
 }
 
 impl Session {
-    pub(crate) fn new(core: &Core, number: u64, socket: &Socket, listener: Rc<Listening>) -> Self {
+    pub(crate) fn new(core: &Core, number: u64, socket: &Socket, listener: Arc<Listening>) -> Self {
         Self {
             peer: socket.peer_addr(),
             local: socket.local_addr(),
@@ -115,13 +115,13 @@ impl Session {
         self.open_requests.set(self.open_requests.get() + 1);
     }
 
-    pub(super) fn request_answered(&self, now: Monotonic) {
+    pub(super) fn request_answered(&self) {
         self.open_requests.set(self.open_requests.get() - 1);
-        self.last_active.set(now);
     }
 
     pub(super) fn write_started(&self, now: Monotonic) {
         self.write_started.set(Some(now));
+        self.last_active.set(now);
     }
 
     pub(super) fn write_ended(&self) {
@@ -156,6 +156,11 @@ impl Session {
     /// Whether [`Session::leave`] was called.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.get()
+    }
+
+    /// Tells of a [`Session::leave`] that comes after this call.
+    pub(super) fn notice(&self) -> Notified {
+        self.left.wait()
     }
 
     /// Waits for [`Session::leave`].

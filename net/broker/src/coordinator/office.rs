@@ -186,7 +186,7 @@ impl Office {
         let last_offset = self.last_offset.get();
         drop(turn);
         let committed = match last_offset {
-            Some(last_offset) => self.partition.settled(&core, last_offset).await,
+            Some(last_offset) => self.partition.settled(last_offset).await,
             None => Ok(()),
         };
         match committed {
