@@ -7,6 +7,7 @@
 //!
 //! `HEDDLE_DATA` names the folder to work in, on the disk to be measured; `HEDDLE_CORES` the number of cores.
 #![forbid(unsafe_code)]
+#![expect(clippy::disallowed_methods, reason = "this program measures real time")]
 
 use std::path::Path;
 use std::rc::Rc;
@@ -129,7 +130,6 @@ fn report(broker: &Broker, what: &str, took: Duration) {
     );
 }
 
-#[expect(clippy::disallowed_methods, reason = "this program measures real time")]
 fn timed<T>(job: impl FnOnce() -> T) -> (T, Duration) {
     let begun = Instant::now();
     let done = job();
