@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use heddle_io::sync::{Notify, Semaphore};
@@ -22,6 +22,7 @@ use crate::files::FileTable;
 use crate::group::Group;
 use crate::layout::{self, DELETED_SUFFIX, LogName};
 use crate::log::{Log, LogInner};
+use crate::segment::IDLE_AFTER;
 use crate::shared_flush::SharedFlush;
 use crate::tail::TailCache;
 use crate::touched::{TouchedFile, Trust};
@@ -77,6 +78,8 @@ pub(crate) struct Core {
     full: RefCell<BTreeSet<LogId>>,
     /// When a log with `flush_age_max` has to be flushed.
     flush_deadlines: RefCell<BTreeMap<LogId, Monotonic>>,
+    /// Logs that were written to, and when to look whether they are idle; ascending.
+    watched: RefCell<VecDeque<(Weak<LogInner>, Monotonic)>>,
     /// Told when the upkeep has something to do before its time.
     upkeep: Notify,
 }
@@ -87,6 +90,8 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 const MEMORY_PAUSE: Duration = Duration::from_secs(5);
 /// Below this part of the machine's memory the ends of logs give some back, and above twice as much they may grow again.
 const MEMORY_LOW_SHARE: u64 = 16;
+/// Idle logs that the upkeep sees to before it looks at the rest of its work.
+const IDLE_LOGS_AT_ONCE: usize = 64;
 /// The longest that the upkeep sleeps, which bounds how long a new deadline can be missed.
 const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
 /// The shortest time between two checkpoints that are written because many logs turned busy.
@@ -133,6 +138,7 @@ impl Engine {
             bytes_since_checkpoint: Cell::new(0),
             full: RefCell::default(),
             flush_deadlines: RefCell::default(),
+            watched: RefCell::default(),
             upkeep: Notify::new(),
             config,
         };
@@ -244,6 +250,7 @@ impl Engine {
                 self.reopen_full_logs().await;
                 full_at = io.now() + FULL_PAUSE;
             }
+            let idle_at = self.trim_idle_logs().await;
             if self.inner.core.tails.bytes() == 0 {
                 memory_at = now + UPKEEP_SLEEP_MAX;
             } else if now >= memory_at {
@@ -258,6 +265,7 @@ impl Engine {
                 .min(retention_at)
                 .min(full_at)
                 .min(memory_at)
+                .min(idle_at.unwrap_or(now + UPKEEP_SLEEP_MAX))
                 .min(flush_at.unwrap_or(now + UPKEEP_SLEEP_MAX));
             let now = io.now();
             let pause = if sleep_until > now { sleep_until - now } else { Duration::ZERO };
@@ -278,6 +286,28 @@ impl Engine {
             }
         }
         deadlines.borrow().values().min().copied()
+    }
+
+    /// Gives back what was prepared for logs that are idle by now; returns when to look again.
+    async fn trim_idle_logs(&self) -> Option<Monotonic> {
+        let core = &self.inner.core;
+        for _ in 0..IDLE_LOGS_AT_ONCE {
+            let now = core.io.now();
+            let due = core.watched.borrow_mut().pop_front_if(|(_, deadline)| *deadline <= now);
+            let Some((log, _)) = due else { break };
+            let Some(log) = log.upgrade() else { continue };
+            let again = log.trim_if_idle().await.unwrap_or_else(|error| {
+                core.dir.note_failure(&error);
+                tracing::warn!(log = %log.name, %error, "the space of an idle log could not be given back");
+                false
+            });
+            if again {
+                core.watch(&log, IDLE_AFTER);
+            } else {
+                log.is_watched.set(false);
+            }
+        }
+        core.watched.borrow().front().map(|(_, deadline)| *deadline)
     }
 
     /// Brings logs back online that met a full or a read-only disk. Where it still is, the next append takes them offline
@@ -473,6 +503,15 @@ impl Core {
 
     fn take_full(&self) -> BTreeSet<LogId> {
         std::mem::take(&mut self.full.borrow_mut())
+    }
+
+    /// Has the upkeep look at a log after `pause`.
+    pub(crate) fn watch(&self, log: &Rc<LogInner>, pause: Duration) {
+        let mut watched = self.watched.borrow_mut();
+        watched.push_back((Rc::downgrade(log), self.io.now() + pause));
+        if watched.len() == 1 {
+            self.upkeep.notify_all();
+        }
     }
 
     /// Gives memory of the ends of logs back where the machine runs short of it.

@@ -6,12 +6,12 @@
 //!
 //! No borrow of the state lives across an await.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use heddle_io::sync::{Notify, Permits, Semaphore};
-use heddle_io::{File, Io, Lease, OpenOptions};
+use heddle_io::{File, Io, Lease, Monotonic, OpenOptions};
 use heddle_record::{
     BatchHeader, HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Origin, RecordBatch, Timestamp, TimestampType,
     validate,
@@ -50,6 +50,10 @@ pub(crate) struct LogInner {
     turn: Semaphore,
     /// One task at a time changes the index files.
     pub(crate) index_turn: Semaphore,
+    /// When the last write was done.
+    pub(crate) written_at: Cell<Monotonic>,
+    /// The upkeep looks whether the log is idle.
+    pub(crate) is_watched: Cell<bool>,
 }
 
 /// What [`Log::follow`] was given.
@@ -305,6 +309,8 @@ impl LogInner {
             follower: RefCell::default(),
             turn: Semaphore::new(1),
             index_turn: Semaphore::new(1),
+            written_at: Cell::default(),
+            is_watched: Cell::new(false),
         }
     }
 
@@ -358,6 +364,11 @@ impl LogInner {
     /// Whether nobody is changing the log or its index files, or waits to.
     pub(crate) fn is_quiet(&self) -> bool {
         self.turn.available() == 1 && self.index_turn.available() == 1
+    }
+
+    /// The same, if nobody is appending now.
+    pub(crate) fn try_exclusive(&self) -> Option<Permits> {
+        self.turn.try_acquire(1)
     }
 
     /// Why the log takes no appends, if it does not.

@@ -71,6 +71,8 @@ impl Segment {
 /// How often, and after which pause, a segment is opened again where the process has no descriptor left.
 const OPEN_TRIES: usize = 20;
 const OPEN_PAUSE: Duration = Duration::from_millis(25);
+/// A log without a write for this long gives back the space that was prepared for it.
+pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of one write at most; a larger batch goes alone.
 const BURST_BYTES_MAX: usize = 4 << 20;
 
@@ -249,8 +251,48 @@ impl LogInner {
         Ok(self.io().set_len(&file, size).await?)
     }
 
+    /// Gives back what was prepared for a log that has been idle, so that Kafka's tools read its file and its space serves
+    /// others. Whether it is to be looked at again.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn trim_if_idle(&self) -> Result<bool, Error> {
+        let Some(_turn) = self.try_exclusive() else { return Ok(true) };
+        let (segment, size) = {
+            let mut state = self.state.borrow_mut();
+            if state.offline.is_some() || state.deleted {
+                return Ok(false);
+            }
+            if !state.queue.is_empty() || state.writing || state.flushing {
+                return Ok(true);
+            }
+            let (active, size) = {
+                let active = state.active();
+                (active.base_offset, active.size)
+            };
+            let is_ahead = state.space.is_some_and(|space| space.segment == active && space.is_ahead_of(size));
+            // A relaxed topic keeps its space until it is flushed.
+            if state.written != state.flushed || !is_ahead {
+                return Ok(false);
+            }
+            (active, size)
+        };
+        if self.io().now().since(self.written_at.get()) < IDLE_AFTER {
+            return Ok(true);
+        }
+        self.trim(segment).await?;
+        self.state.borrow_mut().space = Some(Space::of_file(segment, size, size));
+        Ok(false)
+    }
+
     /// Moves the written end, wakes who waits for it, and asks for a flush if the topic wants one.
     fn publish_written(self: &Rc<Self>, bytes: usize, end: Boundary, max: Option<TimeEntry>) {
+        if self.core.device.is_direct() {
+            self.written_at.set(self.io().now());
+            if !self.is_watched.replace(true) {
+                self.core.watch(self, IDLE_AFTER);
+            }
+        }
         let mut state = self.state.borrow_mut();
         state.pending_bytes -= bytes;
         if state.offline.is_some() {

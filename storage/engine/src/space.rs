@@ -31,6 +31,8 @@ pub(crate) struct Space {
     settled: u64,
     touched: u64,
     allocated: u64,
+    /// Where this run of appends began: the steps of zeros grow with it.
+    begun: u64,
 }
 
 /// What a write needs.
@@ -48,7 +50,7 @@ impl Space {
     /// A segment of which `size` bytes are durable in a file of `len` bytes.
     pub(crate) fn of_file(segment: Offset, size: u64, len: u64) -> Space {
         let settled = size - size % BLOCK;
-        Space { segment, settled, touched: settled, allocated: (len - len % BLOCK).max(settled) }
+        Space { segment, settled, touched: settled, allocated: (len - len % BLOCK).max(settled), begun: settled }
     }
 
     /// What a write of `bytes` that ends with the block at `to` (exclusive) needs in a segment of `limit` bytes at most.
@@ -58,7 +60,7 @@ impl Space {
         }
         let limit = limit.next_multiple_of(BLOCK).max(to);
         let zeros = if bytes < SMALL_BYTES && to > self.touched {
-            let step = to.next_power_of_two().clamp(*STEP_BYTES.start(), *STEP_BYTES.end());
+            let step = (to - self.begun).next_power_of_two().clamp(*STEP_BYTES.start(), *STEP_BYTES.end());
             (to + step).min(limit) - to
         } else {
             0
@@ -67,6 +69,11 @@ impl Space {
         let end = (to + zeros.max(ahead)).min(limit);
         let allocate = (to + zeros > self.allocated).then_some((self.allocated, end));
         Growth { allocate, zeros, in_place: false }
+    }
+
+    /// Whether the file is longer than the blocks of `size` bytes.
+    pub(crate) fn is_ahead_of(&self, size: u64) -> bool {
+        self.allocated > size
     }
 
     /// The file is reserved up to `end`.
