@@ -53,7 +53,23 @@ impl Broker {
     /// # Panics
     /// When it does not say within 30 s where it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
-        let mut child = serve(data, arguments).spawn().expect("heddle starts");
+        Self::start_under(&[], data, arguments)
+    }
+
+    /// The same, run by another program: its name and the words before the command that it runs.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    pub fn start_under(wrapper: &[String], data: &Path, arguments: &[&str]) -> Self {
+        Self::start_copy_under(wrapper, heddle(), data, arguments)
+    }
+
+    /// The same, with a copy of the binary.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    pub fn start_copy_under(wrapper: &[String], binary: &Path, data: &Path, arguments: &[&str]) -> Self {
+        let mut child = serve(wrapper, binary, data, arguments).spawn().expect("heddle starts");
         let (sender, lines) = channel();
         forward(child.stderr.take().expect("stderr is a pipe"), sender.clone());
         forward(child.stdout.take().expect("stdout is a pipe"), sender);
@@ -131,7 +147,15 @@ impl Drop for Broker {
 /// # Panics
 /// When it is still running after 30 s.
 pub fn refused(data: &Path, arguments: &[&str]) -> Output {
-    let mut child = serve(data, arguments).spawn().expect("heddle starts");
+    refused_under(&[], data, arguments)
+}
+
+/// The same, run by another program: its name and the words before the command that it runs.
+///
+/// # Panics
+/// As [`refused`].
+pub fn refused_under(wrapper: &[String], data: &Path, arguments: &[&str]) -> Output {
+    let mut child = serve(wrapper, heddle(), data, arguments).spawn().expect("heddle starts");
     let (sender, ended) = channel::<()>();
     let id = child.id().to_string();
     let watch = crate::thread(move || {
@@ -158,8 +182,15 @@ pub fn refused(data: &Path, arguments: &[&str]) -> Output {
     Output { status, stdout, stderr }
 }
 
-fn serve(data: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(heddle());
+fn serve(wrapper: &[String], binary: &Path, data: &Path, arguments: &[&str]) -> Command {
+    let mut command = match wrapper {
+        [program, words @ ..] => {
+            let mut command = Command::new(program);
+            command.args(words).arg(binary);
+            command
+        }
+        [] => Command::new(binary),
+    };
     command.arg("serve").arg("--data-dir").arg(data);
     if !arguments.contains(&"--listen") {
         command.args(["--listen", "127.0.0.1:0"]);
