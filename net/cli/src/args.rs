@@ -440,11 +440,8 @@ pub(crate) enum GroupCommand {
 /// `heddle group list`.
 #[derive(Debug, Args)]
 pub(crate) struct GroupListArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle group describe`.
@@ -453,11 +450,8 @@ pub(crate) struct GroupDescribeArgs {
     /// The groups to show
     #[arg(required = true, value_name = "GROUP")]
     pub(crate) groups: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle group reset-offsets`.
@@ -475,11 +469,8 @@ pub(crate) struct GroupResetArgs {
     /// Do it
     #[arg(long)]
     pub(crate) execute: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle group delete-offsets`.
@@ -493,11 +484,8 @@ pub(crate) struct GroupDeleteOffsetsArgs {
     /// Do it
     #[arg(long)]
     pub(crate) execute: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle group delete`.
@@ -509,11 +497,8 @@ pub(crate) struct GroupDeleteArgs {
     /// Do it
     #[arg(long)]
     pub(crate) execute: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// `heddle cluster …`.

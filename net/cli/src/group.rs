@@ -19,19 +19,19 @@ use crate::session;
 /// What the cluster says, or that it cannot be reached.
 pub(crate) fn run(command: &GroupCommand) -> anyhow::Result<()> {
     match command {
-        GroupCommand::List(args) => session::run(&args.connect, async |client| list(client, args).await),
-        GroupCommand::Describe(args) => session::run(&args.connect, async |client| describe(client, args).await),
-        GroupCommand::ResetOffsets(args) => session::run(&args.connect, async |client| reset(client, args).await),
+        GroupCommand::List(args) => session::run(&args.ask.connect, async |client| list(client, args).await),
+        GroupCommand::Describe(args) => session::run(&args.ask.connect, async |client| describe(client, args).await),
+        GroupCommand::ResetOffsets(args) => session::run(&args.ask.connect, async |client| reset(client, args).await),
         GroupCommand::DeleteOffsets(args) => {
-            session::run(&args.connect, async |client| delete_offsets(client, args).await)
+            session::run(&args.ask.connect, async |client| delete_offsets(client, args).await)
         }
-        GroupCommand::Delete(args) => session::run(&args.connect, async |client| delete(client, args).await),
+        GroupCommand::Delete(args) => session::run(&args.ask.connect, async |client| delete(client, args).await),
     }
 }
 
 async fn list(client: &Client, args: &GroupListArgs) -> anyhow::Result<()> {
     let groups = client.groups().list().await?;
-    if args.json {
+    if args.ask.json {
         let group = |it: &heddle_client::GroupListing| json!({"group": it.group, "protocol_type": it.protocol_type, "state": it.state});
         return output::print_json(&Value::Array(groups.iter().map(group).collect()));
     }
@@ -70,13 +70,13 @@ async fn describe(client: &Client, args: &GroupDescribeArgs) -> anyhow::Result<(
         let Some(group) = client.groups().describe(name).await? else { return Err(unknown(client, name).await.into()) };
         let offsets = client.groups().offsets(name).await?;
         let lines = lines(client, &group, &offsets).await?;
-        if args.json {
+        if args.ask.json {
             values.push(group_json(&group, &lines));
         } else {
             texts.push(group_text(&group, &lines));
         }
     }
-    if args.json { output::print_json(&Value::Array(values)) } else { output::print(&texts.join("\n")) }
+    if args.ask.json { output::print_json(&Value::Array(values)) } else { output::print(&texts.join("\n")) }
 }
 
 async fn lines(client: &Client, group: &GroupDescription, offsets: &[GroupOffset]) -> anyhow::Result<Vec<Line>> {
@@ -231,7 +231,7 @@ async fn reset(client: &Client, args: &GroupResetArgs) -> anyhow::Result<()> {
         let offsets: Vec<_> = changes.iter().map(|it| (it.topic, it.partition, it.to)).collect();
         client.groups().commit(&args.group, &offsets).await?;
     }
-    if args.json {
+    if args.ask.json {
         let change = |it: &Change<'_>| {
             json!({
                 "topic": it.topic,
@@ -293,7 +293,7 @@ async fn delete_offsets(client: &Client, args: &GroupDeleteOffsetsArgs) -> anyho
         let partitions: Vec<_> = chosen.iter().map(|(topic, partition)| (topic.as_str(), *partition)).collect();
         client.groups().delete_offsets(&args.group, &partitions).await?;
     }
-    if args.json {
+    if args.ask.json {
         let offset = |(topic, index): &(String, PartitionIndex)| json!({"topic": topic, "partition": index.get()});
         let offsets: Vec<Value> = chosen.iter().map(offset).collect();
         return output::print_json(&json!({"group": args.group, "executed": args.execute, "offsets": offsets}));
@@ -318,7 +318,7 @@ async fn delete(client: &Client, args: &GroupDeleteArgs) -> anyhow::Result<()> {
             client.groups().delete(name).await?;
         }
     }
-    if args.json {
+    if args.ask.json {
         return output::print_json(&json!({"groups": args.groups, "executed": args.execute}));
     }
     let done = if args.execute { "deleted" } else { "would delete" };

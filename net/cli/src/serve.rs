@@ -67,14 +67,8 @@ fn settings(args: &ServeArgs) -> anyhow::Result<StartSettings> {
 
 /// What this process may use: cores by affinity and cgroup quota, memory by the machine and its cgroup.
 fn machine() -> Machine {
-    let number_in = |file: &str| fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()
-    });
-    let total_bytes = total.map_or(u64::MAX, |kilobytes| kilobytes << 10);
-    let limit_bytes = number_in("/sys/fs/cgroup/memory.max").unwrap_or(u64::MAX);
-    Machine { cores: thread::available_parallelism().map_or(1, Into::into), memory_bytes: total_bytes.min(limit_bytes) }
+    let memory_bytes = heddle_io::memory().map_or(u64::MAX, |memory| memory.total);
+    Machine { cores: thread::available_parallelism().map_or(1, Into::into), memory_bytes }
 }
 
 /// Names of the listeners that listen on every address and advertise none.

@@ -199,16 +199,8 @@ impl Groups {
     async fn commit_once(&self, name: &str, offsets: &[(&str, PartitionIndex, Offset)]) -> Result<()> {
         let connection = self.coordinator(name).await?;
         let version = connection.pick(ApiKey::OffsetCommit, i16::MAX)?;
-        let topics = offsets.iter().map(|(topic, partition, offset)| {
-            let partition = OffsetCommitRequestPartition {
-                partition_index: partition.get(),
-                committed_offset: offset.get(),
-                ..OffsetCommitRequestPartition::default()
-            };
-            OffsetCommitRequestTopic { name: topic, partitions: vec![partition].into(), ..Default::default() }
-        });
-        let request =
-            OffsetCommitRequest { group_id: name, topics: topics.collect(), ..OffsetCommitRequest::default() };
+        let topics = offsets_to_commit(offsets).collect();
+        let request = OffsetCommitRequest { group_id: name, topics, ..OffsetCommitRequest::default() };
         let reply = connection.call(&request, version, Duration::ZERO).await?;
         let response: OffsetCommitResponse<'_> = reply.decode()?;
         for topic in &response.topics {
@@ -332,6 +324,20 @@ pub(crate) fn partitions(assignment: &[u8]) -> Option<Vec<(String, PartitionInde
 
 fn left_out(connection: &Connection, name: &str) -> Error {
     Error::Malformed { from: connection.broker().to_owned(), what: format!("an answer that leaves {name:?} out") }
+}
+
+/// What an OffsetCommit says of `offsets`: where to read on, by topic and partition.
+pub(crate) fn offsets_to_commit<'a>(
+    offsets: &'a [(&'a str, PartitionIndex, Offset)],
+) -> impl Iterator<Item = OffsetCommitRequestTopic<'a>> {
+    offsets.iter().map(|(topic, partition, offset)| {
+        let partition = OffsetCommitRequestPartition {
+            partition_index: partition.get(),
+            committed_offset: offset.get(),
+            ..OffsetCommitRequestPartition::default()
+        };
+        OffsetCommitRequestTopic { name: topic, partitions: vec![partition].into(), ..Default::default() }
+    })
 }
 
 #[cfg(test)]

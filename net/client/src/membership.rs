@@ -9,9 +9,7 @@ use std::time::Duration;
 use heddle_protocol::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use heddle_protocol::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse};
 use heddle_protocol::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberIdentity};
-use heddle_protocol::messages::offset_commit::{
-    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
-};
+use heddle_protocol::messages::offset_commit::{OffsetCommitRequest, OffsetCommitResponse};
 use heddle_protocol::messages::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse};
 use heddle_protocol::records::consumer_protocol_assignment::{ConsumerProtocolAssignment, TopicPartition};
 use heddle_protocol::records::consumer_protocol_subscription::ConsumerProtocolSubscription;
@@ -226,19 +224,11 @@ impl Membership {
     async fn commit_once(&self, offsets: &[(&str, PartitionIndex, Offset)]) -> Result<Place> {
         let connection = self.connection().await?;
         let version = connection.pick(ApiKey::OffsetCommit, i16::MAX)?;
-        let topics = offsets.iter().map(|(topic, partition, offset)| {
-            let partition = OffsetCommitRequestPartition {
-                partition_index: partition.get(),
-                committed_offset: offset.get(),
-                ..OffsetCommitRequestPartition::default()
-            };
-            OffsetCommitRequestTopic { name: topic, partitions: vec![partition].into(), ..Default::default() }
-        });
         let request = OffsetCommitRequest {
             group_id: &self.group,
             generation_id_or_member_epoch: self.generation,
             member_id: &self.member,
-            topics: topics.collect(),
+            topics: groups::offsets_to_commit(offsets).collect(),
             ..OffsetCommitRequest::default()
         };
         let reply = connection.call(&request, version, Duration::ZERO).await?;

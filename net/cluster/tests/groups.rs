@@ -7,11 +7,9 @@
 #![expect(clippy::unwrap_used, reason = "a transcript that does not parse fails its test")]
 
 mod talk;
+mod transcript;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::Path;
-use std::{env, fs};
 
 use heddle_cluster::group::{Coordinator, GroupRecord, KeyValue};
 use talk::{Durables, Talk, durables, settings};
@@ -42,24 +40,11 @@ fn groups_are_shown_and_deleted_as_written() {
 }
 
 fn run(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
-    let wanted = fs::read_to_string(&path).unwrap();
-    let mut told = String::new();
     let mut talk = Talk::default();
-    for line in wanted.lines().filter(|line| line.is_empty() || line.starts_with(['>', '#'])) {
-        writeln!(told, "{line}").unwrap();
-        if let Some(command) = line.strip_prefix("> ") {
-            talk.command(command, &mut told);
-            check(&talk);
-        }
-    }
-    if env::var_os("HEDDLE_REWRITE_TRANSCRIPTS").is_some() {
-        fs::write(&path, told).unwrap();
-    } else if told != wanted {
-        let differs = told.lines().zip(wanted.lines()).enumerate().find(|(_, (told, wanted))| told != wanted);
-        let (line, (told, wanted)) = differs.unwrap_or((wanted.lines().count(), ("the end", "the end")));
-        panic!("{name}:{}\n  told:   {told}\n  wanted: {wanted}", line + 1);
-    }
+    transcript::run(name, |command, told| {
+        talk.command(command, told);
+        check(&talk);
+    });
 }
 
 fn check(talk: &Talk) {

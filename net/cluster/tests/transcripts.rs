@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a transcript that does not parse fails its test")]
 
+mod transcript;
+
 use std::fmt::Write as _;
-use std::path::Path;
-use std::{env, fs};
 
 use heddle_cluster::controller::{
     AlterConfigs, AlterResource, Assignment, Command, ConfigChange, Context, CreatePartitions, CreateTopics,
@@ -70,23 +70,8 @@ fn any_commands_in_any_order_replay_to_the_same_image() {
 }
 
 fn run(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
-    let wanted = fs::read_to_string(&path).unwrap();
-    let mut told = String::new();
     let mut cluster = Cluster::default();
-    for line in wanted.lines().filter(|line| line.is_empty() || line.starts_with(['>', '#'])) {
-        writeln!(told, "{line}").unwrap();
-        if let Some(command) = line.strip_prefix("> ") {
-            cluster.command(command, &mut told);
-        }
-    }
-    if env::var_os("HEDDLE_REWRITE_TRANSCRIPTS").is_some() {
-        fs::write(&path, told).unwrap();
-    } else if told != wanted {
-        let differs = told.lines().zip(wanted.lines()).enumerate().find(|(_, (told, wanted))| told != wanted);
-        let (line, (told, wanted)) = differs.unwrap_or((wanted.lines().count(), ("the end", "the end")));
-        panic!("{name}:{}\n  told:   {told}\n  wanted: {wanted}", line + 1);
-    }
+    transcript::run(name, |command, told| cluster.command(command, told));
 }
 
 #[derive(Default)]

@@ -302,7 +302,7 @@ impl Engine {
                 false
             });
             if again {
-                core.watch(&log, IDLE_AFTER);
+                core.watch(&log);
             } else {
                 log.is_watched.set(false);
             }
@@ -505,10 +505,10 @@ impl Core {
         std::mem::take(&mut self.full.borrow_mut())
     }
 
-    /// Has the upkeep look at a log after `pause`.
-    pub(crate) fn watch(&self, log: &Rc<LogInner>, pause: Duration) {
+    /// Has the upkeep look whether a log is idle, once it can be.
+    pub(crate) fn watch(&self, log: &Rc<LogInner>) {
         let mut watched = self.watched.borrow_mut();
-        watched.push_back((Rc::downgrade(log), self.io.now() + pause));
+        watched.push_back((Rc::downgrade(log), self.io.now() + IDLE_AFTER));
         if watched.len() == 1 {
             self.upkeep.notify_all();
         }

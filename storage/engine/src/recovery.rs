@@ -26,7 +26,7 @@ use crate::index::{
     IndexBuilder, OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry, decode_offset_index, decode_time_index,
 };
 use crate::layout::{LogName, SegmentFile, TEMPORARY_SUFFIX};
-use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch};
+use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch, last_batch_misfit};
 use crate::segment::Segment;
 use crate::snapshot;
 use crate::space::Space;
@@ -204,7 +204,7 @@ impl Recovery<'_> {
     async fn sealed_segment(&self, saved: &SegmentSnapshot) -> Result<Segment, Error> {
         let base_offset = Offset::new(saved.base_offset);
         self.check_length(base_offset, saved.size)?;
-        let mut segment = restored(saved);
+        let mut segment = snapshot::segment(saved);
         segment.index = IndexBuilder::complete(saved.offset_entries, saved.time_entries, snapshot::max_time(saved));
         if !saved.index_complete {
             let (index, _) = self.index_from_batches(base_offset, saved.size).await?;
@@ -217,7 +217,7 @@ impl Recovery<'_> {
     /// The segment with the recovery point: the batch before that point must be there, sound, and end exactly there.
     async fn last_segment(&self, whole: &LogSnapshot, saved: &SegmentSnapshot) -> Result<Segment, Error> {
         let base_offset = Offset::new(saved.base_offset);
-        let mut segment = restored(saved);
+        let mut segment = snapshot::segment(saved);
         segment.on_disk = self.files.contains_key(&base_offset);
         segment.entry_synced = segment.on_disk && saved.size > 0;
         if saved.size == 0 {
@@ -271,22 +271,11 @@ impl Recovery<'_> {
     async fn check_last_batch(&self, saved: &LogSnapshot, segment: Offset, from: u64) -> Result<(), Error> {
         let point = snapshot::recovery_point(saved);
         let file = self.open(segment).await?;
-        let mut headers = HeaderScan::new(file.clone(), from, point.position);
-        let mut last: Option<ScannedBatch> = None;
-        while let Some(batch) = headers.next(&self.core.io).await? {
-            last = Some(batch);
+        let headers = HeaderScan::new(file.clone(), from, point.position);
+        match last_batch_misfit(&self.core.io, file, headers, point).await? {
+            None => Ok(()),
+            Some(found) => Err(self.damaged(segment, found.position, found.expected, found.reason)),
         }
-        let last = last.ok_or_else(|| self.damaged(segment, from, point.offset, "no batch ends there".to_owned()))?;
-        let expected = last.header.base_offset;
-        let mut scan =
-            BatchScan::new(file, point.position, last.position, expected, LeaderEpoch::NONE, Continuity::Contiguous);
-        let reason = match scan.next(&self.core.io).await? {
-            Scanned::Batch(batch, _) if batch.header.next_offset() == point.offset => return Ok(()),
-            Scanned::Batch(batch, _) => format!("offset {} follows", batch.header.next_offset()),
-            Scanned::End => "no batch".to_owned(),
-            Scanned::Misfit(reason) => reason,
-        };
-        Err(self.damaged(segment, last.position, expected, reason))
     }
 
     /// The offset index below the recovery point; `None` if the file does not have what the checkpoint says.
@@ -448,7 +437,7 @@ impl Recovery<'_> {
         if self.core.config.planted_bug != PlantedBug::KeepCutTail {
             self.core.device.truncate(&self.core.io, file, end).await?;
         }
-        state.space = Some(Space::of_file(base_offset, end, end));
+        state.space = None;
         Ok(())
     }
 
@@ -519,18 +508,6 @@ fn replay(state: &mut LogState, scanned: &ScannedBatch, batch: &RecordBatch<'_>,
     segment.last_append_at = segment.last_append_at.max(Some(time));
     state.log_end = header.next_offset();
     state.producers.replay(header, now);
-}
-
-fn restored(saved: &SegmentSnapshot) -> Segment {
-    Segment {
-        size: saved.size,
-        first_append_at: saved.first_append_at.map(Timestamp::new),
-        last_append_at: saved.last_append_at.map(Timestamp::new),
-        on_disk: true,
-        entry_synced: true,
-        index_complete: saved.index_complete,
-        ..Segment::new(Offset::new(saved.base_offset))
-    }
 }
 
 /// Removes the files of a segment. What is not there is no error (case 33).

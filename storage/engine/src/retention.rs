@@ -15,7 +15,6 @@ use crate::layout::{RECYCLED_FILE, SegmentFile};
 use crate::log::{Log, LogInner};
 use crate::recovery::remove_segment_files;
 use crate::segment_index::Indexes;
-use crate::space::Space;
 use crate::state::{Boundary, LogState};
 
 /// Smaller segments are not worth a file that is kept.
@@ -174,7 +173,7 @@ impl LogInner {
         self.io().sync_dir(&self.path).await?;
         let file = self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
         self.core.device.truncate(self.io(), &file, end.position).await?;
-        self.state.borrow_mut().space = Some(Space::of_file(end.segment, end.position, end.position));
+        self.state.borrow_mut().space = None;
         if let Some(segment) = self.state.borrow_mut().segment(end.segment) {
             // Entries of the batches that are gone would be believed for those that take their place.
             segment.index = IndexBuilder::default();

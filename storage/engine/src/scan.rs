@@ -13,6 +13,7 @@ use heddle_record::{
 };
 
 use crate::error::Error;
+use crate::state::Boundary;
 use crate::tail::Tail;
 
 /// Bytes that a header walk reads at once: an index interval and some batches.
@@ -114,6 +115,47 @@ pub(crate) enum Scanned<'a> {
     End,
     /// Something else than the batch that would continue the log.
     Misfit(String),
+}
+
+/// Where and why the batch before `end` is not there, sound, and ending exactly there; `None` if it is. `headers` walks up
+/// to `end` from a batch before it, in the same file.
+///
+/// # Errors
+/// As the walks.
+pub(crate) async fn last_batch_misfit(
+    io: &Io,
+    file: File,
+    mut headers: HeaderScan,
+    end: Boundary,
+) -> Result<Option<Misplaced>, Error> {
+    let from = headers.position;
+    let mut last: Option<ScannedBatch> = None;
+    while let Some(batch) = headers.next(io).await? {
+        last = Some(batch);
+    }
+    let Some(last) = last else {
+        let reason = "no batch ends there".to_owned();
+        return Ok(Some(Misplaced { position: from, expected: end.offset, reason }));
+    };
+    let (position, expected) = (last.position, last.header.base_offset);
+    let mut scan = BatchScan::new(file, end.position, position, expected, LeaderEpoch::NONE, Continuity::Contiguous);
+    let reason = match scan.next(io).await? {
+        Scanned::Batch(batch, _) if batch.header.next_offset() == end.offset => return Ok(None),
+        Scanned::Batch(batch, _) => format!("offset {} follows", batch.header.next_offset()),
+        Scanned::End => "no batch".to_owned(),
+        Scanned::Misfit(reason) => reason,
+    };
+    Ok(Some(Misplaced { position, expected, reason }))
+}
+
+/// What is not where it was flushed.
+#[derive(Debug)]
+pub(crate) struct Misplaced {
+    /// Where in the file, in bytes.
+    pub(crate) position: u64,
+    /// The offset that was expected there.
+    pub(crate) expected: Offset,
+    pub(crate) reason: String,
 }
 
 /// A walk that checks every batch: checksum, contiguous offsets, epochs that do not fall.

@@ -148,7 +148,7 @@ impl LogInner {
             self.state.borrow_mut().space_of(burst.segment).allocated(until);
         }
         let mut pieces = self.state.borrow().tail.borrow().blocks(burst.segment, from, end);
-        push_zeros(&mut pieces, growth.zeros);
+        pieces.extend(heddle_io::zeros(growth.zeros as usize));
         self.state.borrow_mut().note_unsettled(burst.segment, end, growth.in_place);
         self.core.device.write(self.io(), file, from, pieces).await?;
         self.state.borrow_mut().space_of(burst.segment).touch(to + growth.zeros);
@@ -258,7 +258,7 @@ impl LogInner {
     /// The disk's.
     pub(crate) async fn trim_if_idle(&self) -> Result<bool, Error> {
         let Some(_turn) = self.try_exclusive() else { return Ok(true) };
-        let (segment, size) = {
+        let segment = {
             let mut state = self.state.borrow_mut();
             if state.offline.is_some() || state.deleted {
                 return Ok(false);
@@ -275,13 +275,13 @@ impl LogInner {
             if state.written != state.flushed || !is_ahead {
                 return Ok(false);
             }
-            (active, size)
+            active
         };
         if self.io().now().since(self.written_at.get()) < IDLE_AFTER {
             return Ok(true);
         }
         self.trim(segment).await?;
-        self.state.borrow_mut().space = Some(Space::of_file(segment, size, size));
+        self.state.borrow_mut().space = None;
         Ok(false)
     }
 
@@ -290,7 +290,7 @@ impl LogInner {
         if self.core.device.is_direct() {
             self.written_at.set(self.io().now());
             if !self.is_watched.replace(true) {
-                self.core.watch(self, IDLE_AFTER);
+                self.core.watch(self);
             }
         }
         let mut state = self.state.borrow_mut();
@@ -321,21 +321,6 @@ impl LogInner {
     }
 }
 
-/// A block-aligned piece of zeros.
-static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
-const ZEROS_LEN: usize = 64 << 10;
-#[repr(align(4096))]
-struct Zeros([u8; ZEROS_LEN]);
-
-fn push_zeros(pieces: &mut Vec<Lease>, mut count: u64) {
-    let zeros = Lease::from_static(&ZEROS.0);
-    while count > 0 {
-        let len = count.min(ZEROS_LEN as u64);
-        pieces.push(zeros.slice(0..len as usize));
-        count -= len;
-    }
-}
-
 impl LogState {
     /// Whether the next append can go on behind the log's end in memory.
     pub(crate) fn tail_is_ready(&mut self) -> bool {
@@ -344,14 +329,12 @@ impl LogState {
         self.tail.borrow().is_ready(segment, position)
     }
 
-    /// The blocks of the segment that is written.
+    /// The blocks of the segment that is written. Where nothing is known of them, because the log has rolled or its file was
+    /// cut, the file ends where what is flushed does.
     fn space_of(&mut self, segment: Offset) -> &mut Space {
-        let space = self.space.get_or_insert(Space::of_file(segment, 0, 0));
-        if space.segment != segment {
-            // The log has rolled.
-            *space = Space::of_file(segment, 0, 0);
-        }
-        space
+        let size = if segment == self.flushed.segment { self.flushed.position } else { 0 };
+        let known = self.space.filter(|space| space.segment == segment);
+        self.space.insert(known.unwrap_or_else(|| Space::of_file(segment, size, size)))
     }
 
     /// Notes whether bytes up to `end` go to blocks that only the file's own flush makes durable.

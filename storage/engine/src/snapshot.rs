@@ -169,7 +169,7 @@ pub(crate) fn producers(snapshot: &LogSnapshot) -> ProducerTable {
 /// The state of a log whose files have what the snapshot says, no less and no more.
 pub(crate) fn restore(saved: &LogSnapshot) -> LogState {
     let mut state = LogState::empty(Offset::new(saved.log_start));
-    state.segments = saved.segments.iter().map(segment).collect();
+    state.segments = saved.segments.iter().map(believed_segment).collect();
     state.epochs = epochs(saved);
     state.epochs.truncate_from_start(state.log_start);
     state.producers = producers(saved);
@@ -183,16 +183,21 @@ pub(crate) fn restore(saved: &LogSnapshot) -> LogState {
     state
 }
 
-fn segment(saved: &SegmentSnapshot) -> Segment {
+fn believed_segment(saved: &SegmentSnapshot) -> Segment {
+    let index = IndexBuilder::restore(
+        saved.offset_entries,
+        saved.time_entries,
+        max_time(saved),
+        saved.last_time.map(Timestamp::new),
+        saved.bytes_since_entry,
+    );
+    Segment { index, ..segment(saved) }
+}
+
+/// A segment as it was saved, but for its index.
+pub(crate) fn segment(saved: &SegmentSnapshot) -> Segment {
     Segment {
         size: saved.size,
-        index: IndexBuilder::restore(
-            saved.offset_entries,
-            saved.time_entries,
-            max_time(saved),
-            saved.last_time.map(Timestamp::new),
-            saved.bytes_since_entry,
-        ),
         first_append_at: saved.first_append_at.map(Timestamp::new),
         last_append_at: saved.last_append_at.map(Timestamp::new),
         on_disk: true,

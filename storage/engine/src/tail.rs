@@ -58,7 +58,7 @@ struct Pool {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.buffer).expect("a chunk has its buffer until it is dropped");
+        let mut buffer = self.buffer.take().expect("a chunk has its buffer until it is dropped");
         if buffer.capacity() == BUFFER_BYTES_MAX && buffer.clear_if_unshared() {
             self.pool.spare.borrow_mut().push(buffer);
         } else {

@@ -3,12 +3,12 @@
 //! Owns finding out that flushed records are gone where nothing was scanned: a file that is missing or too short, a last
 //! batch that is not what it was. Such a log goes offline, loudly, and its files stay as they are. Never repairs.
 
-use heddle_record::{LeaderEpoch, Offset};
+use heddle_record::Offset;
 
 use crate::error::Error;
 use crate::layout::SegmentFile;
 use crate::log::LogInner;
-use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch};
+use crate::scan::last_batch_misfit;
 use crate::state::Boundary;
 
 impl LogInner {
@@ -57,20 +57,12 @@ impl LogInner {
 
     /// The batch before `end` must be there, sound, and end exactly there; `from` is where a batch before it starts.
     async fn verify_last_batch(&self, from: u64, end: Boundary) -> Result<(), Error> {
-        let mut headers = self.scan_headers(end.segment, from, end.position).await?;
-        let last = last_header(&mut headers, self.io()).await?;
-        let last = last.ok_or_else(|| self.damage(end.segment, from, "no batch ends there".to_owned()))?;
+        let headers = self.scan_headers(end.segment, from, end.position).await?;
         let file = self.open_file(end.segment, SegmentFile::Log, heddle_io::OpenOptions::read_write()).await?;
-        let expected = last.header.base_offset;
-        let mut scan =
-            BatchScan::new(file, end.position, last.position, expected, LeaderEpoch::NONE, Continuity::Contiguous);
-        let reason = match scan.next(self.io()).await? {
-            Scanned::Batch(batch, _) if batch.header.next_offset() == end.offset => return Ok(()),
-            Scanned::Batch(batch, _) => format!("offset {} follows", batch.header.next_offset()),
-            Scanned::End => "no batch".to_owned(),
-            Scanned::Misfit(reason) => reason,
-        };
-        Err(self.damage(end.segment, last.position, reason))
+        match last_batch_misfit(self.io(), file, headers, end).await? {
+            None => Ok(()),
+            Some(found) => Err(self.damage(end.segment, found.position, found.reason)),
+        }
     }
 
     fn damage(&self, segment: Offset, position: u64, reason: String) -> Error {
@@ -79,12 +71,4 @@ impl LogInner {
         tracing::error!(log = %self.name, %error, "flushed records are gone: restore the log from a copy or delete the topic");
         error
     }
-}
-
-async fn last_header(scan: &mut HeaderScan, io: &heddle_io::Io) -> Result<Option<ScannedBatch>, Error> {
-    let mut last = None;
-    while let Some(batch) = scan.next(io).await? {
-        last = Some(batch);
-    }
-    Ok(last)
 }

@@ -429,7 +429,7 @@ impl Io {
     pub fn memory(&self) -> Option<Memory> {
         match self.core.backend {
             BackendImpl::Sim(_) => None,
-            _ => crate::memory::read(),
+            _ => crate::memory::memory(),
         }
     }
 

@@ -13,15 +13,16 @@ pub struct Memory {
     pub available: u64,
 }
 
-/// The memory of the machine or of the control group, whichever has less left.
-pub(crate) fn read() -> Option<Memory> {
+/// The memory of the machine, or what the control group leaves of it; `None` where nobody says. Reads a few small files.
+pub fn memory() -> Option<Memory> {
     let machine = machine(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let group = group(
         &fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default(),
         &fs::read_to_string("/sys/fs/cgroup/memory.current").unwrap_or_default(),
         &fs::read_to_string("/sys/fs/cgroup/memory.stat").unwrap_or_default(),
     );
-    Some(group.filter(|group| group.available < machine.available).unwrap_or(machine))
+    let Some(group) = group else { return Some(machine) };
+    Some(Memory { total: machine.total.min(group.total), available: machine.available.min(group.available) })
 }
 
 fn machine(text: &str) -> Option<Memory> {
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory() {
-        let memory = read().expect("Linux says how much");
+        let memory = memory().expect("Linux says how much");
         assert!(memory.available > 0 && memory.available <= memory.total);
     }
 }

@@ -55,14 +55,13 @@ impl Zeros {
 
 /// One write's worth of zeros.
 fn pieces(left: u64) -> Vectored {
-    let mut len = left.min(WRITE_BYTES_MAX) as usize;
-    let mut pieces = Vec::with_capacity(len.div_ceil(ZEROS.0.len()));
-    while len > 0 {
-        let piece = Lease::from_static(&ZEROS.0).slice(0..len.min(ZEROS.0.len()));
-        len -= piece.len();
-        pieces.push(piece);
-    }
-    Vectored::new(pieces)
+    Vectored::new(zeros(left.min(WRITE_BYTES_MAX) as usize).collect())
+}
+
+/// `len` bytes of zeros in pieces that start at a block's boundary in memory, each as long as the memory of all of them.
+pub fn zeros(len: usize) -> impl Iterator<Item = Lease> {
+    let size = ZEROS.0.len();
+    (0..len).step_by(size).map(move |from| Lease::from_static(&ZEROS.0).slice(0..size.min(len - from)))
 }
 
 #[cfg(test)]
