@@ -46,6 +46,9 @@ pub struct EngineConfig {
     pub device: DeviceChoice,
     /// Bytes of the ends of logs that this core keeps in memory for their readers, on the direct device.
     pub tail_bytes_max: usize,
+    /// Bytes of sealed segments that [`crate::Engine::maintain`] checks for rot in a second; 0 checks none
+    /// (`log.scrub.bytes.per.second`).
+    pub scrub_bytes_per_second: u64,
     /// A bug to plant, for tests that must be able to fail.
     #[doc(hidden)]
     pub planted_bug: PlantedBug,
@@ -70,6 +73,7 @@ impl Default for EngineConfig {
             decompressed_bytes_max: 128 << 20,
             device: DeviceChoice::Auto,
             tail_bytes_max: 256 << 20,
+            scrub_bytes_per_second: 8 << 20,
             planted_bug: PlantedBug::None,
         }
     }

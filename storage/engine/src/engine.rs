@@ -218,8 +218,20 @@ impl Engine {
         deleted
     }
 
-    /// Runs the upkeep of this core until it is dropped: timed flushes, checkpoints, retention, forgetting idle producers.
+    /// Runs the upkeep of this core until it is dropped: timed flushes, checkpoints, retention, forgetting idle producers,
+    /// and beside them the scrub.
     pub async fn maintain(&self) {
+        let (mut upkeep, mut scrub) = (std::pin::pin!(self.upkeep()), std::pin::pin!(self.scrub()));
+        std::future::poll_fn(|context| {
+            // Neither ever ends.
+            let scrubbing = scrub.as_mut().poll(context);
+            assert!(scrubbing.is_pending(), "the scrub goes on for ever");
+            upkeep.as_mut().poll(context)
+        })
+        .await;
+    }
+
+    async fn upkeep(&self) {
         let (io, config) = (&self.inner.core.io, &self.inner.core.config);
         let mut checkpoint_at = io.now() + config.checkpoint_interval;
         let mut checkpoint_early_at = io.now() + CHECKPOINT_PAUSE;
@@ -489,6 +501,11 @@ impl Core {
     pub(crate) fn release(&self, bytes: usize) {
         self.pending_bytes.set(self.pending_bytes.get() - bytes);
         self.drained.notify_all();
+    }
+
+    /// Whether appends are under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.pending_bytes.get() > 0
     }
 
     /// Notes a log that is offline because the disk was full or read-only.

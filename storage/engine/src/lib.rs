@@ -43,6 +43,7 @@ mod read;
 mod recovery;
 mod retention;
 mod scan;
+mod scrub;
 mod segment;
 mod segment_index;
 mod shared_flush;

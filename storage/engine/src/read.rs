@@ -89,7 +89,11 @@ impl Log {
             let at_least_one = limit.first_batch == FirstBatch::AtLeastOne && out.bytes == 0;
             let stop = log.stop_of(start, end, bytes_max, at_least_one).await?;
             if stop.position > start.position {
-                log.add_pieces(start, stop.position, &mut out.pieces).await?;
+                match log.add_pieces(start, stop.position, &mut out.pieces).await {
+                    // What lies before the damage is read; the next read begins with it.
+                    Err(Error::Damaged { .. }) if out.bytes > 0 => break,
+                    added => added?,
+                }
                 out.bytes += usize::try_from(stop.position - start.position).expect("a segment is below 2 GiB");
                 out.next_offset = stop.offset;
             }
@@ -138,14 +142,17 @@ impl LogInner {
             return Ok(None);
         }
         let found = self.scan_to(segment, end, offset).await;
-        self.report_damage(found)
+        self.note_damage(segment, found)
     }
 
-    /// Adds the bytes of a segment from `start` up to `end`: from memory as far as they are there, else from the file.
+    /// Adds the bytes of a segment from `start` up to `end`, which both lie between batches: from memory as far as they are
+    /// there, else from the file, checked if they come from the disk.
     async fn add_pieces(&self, start: Boundary, end: u64, pieces: &mut Vec<Piece>) -> Result<(), Error> {
+        self.check_damage(start.segment)?;
         let (in_memory_from, in_memory) = self.state.borrow().tail.borrow().pieces(start.segment, start.position, end);
         if start.position < in_memory_from {
             let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
+            self.check_cold(&file, start, end).await?;
             let len = usize::try_from(in_memory_from - start.position).expect("a segment is below 2 GiB");
             pieces.push(Piece::File { file, position: start.position, len });
         }
@@ -208,7 +215,7 @@ impl LogInner {
         }
         let limit = start.position.saturating_add(bytes_max as u64);
         let stop = self.scan_to_stop(start, segment_end, end, limit, at_least_one).await;
-        let stop = self.report_damage(stop)?;
+        let stop = self.note_damage(start.segment, stop)?;
         self.state.borrow_mut().remember(stop);
         Ok(stop)
     }
@@ -251,13 +258,5 @@ impl LogInner {
         let goes_on =
             stop.position == state.readable_size(segment) && next.base_offset < end && state.readable_size(next) > 0;
         goes_on.then_some(Boundary { offset: next.base_offset, segment: next.base_offset, position: 0 })
-    }
-
-    /// Bytes that were written and are not batches any more take the log offline.
-    pub(crate) fn report_damage<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error @ Error::Damaged { .. }) = &result {
-            self.take_offline(error);
-        }
-        result
     }
 }

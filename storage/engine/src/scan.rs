@@ -7,14 +7,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use heddle_io::{File, Io, Lease};
+use heddle_io::{Buffer, File, Io, Lease};
 use heddle_record::{
     BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, validate,
 };
 
 use crate::error::Error;
 use crate::state::Boundary;
-use crate::tail::Tail;
+use crate::tail::{BLOCK, Tail};
 
 /// Bytes that a header walk reads at once: an index interval and some batches.
 const HEADER_READ_BYTES: usize = 8 << 10;
@@ -169,6 +169,8 @@ pub(crate) struct BatchScan {
     /// The epoch that the next batch must not fall below.
     epoch: LeaderEpoch,
     rule: Continuity,
+    /// The file was opened for O_DIRECT.
+    is_direct: bool,
     bytes: Lease,
     bytes_at: u64,
 }
@@ -192,7 +194,13 @@ impl BatchScan {
         epoch: LeaderEpoch,
         rule: Continuity,
     ) -> BatchScan {
-        BatchScan { file, file_len, position, expected, epoch, rule, bytes: Lease::empty(), bytes_at: position }
+        let (bytes, bytes_at) = (Lease::empty(), position);
+        BatchScan { file, file_len, position, expected, epoch, rule, is_direct: false, bytes, bytes_at }
+    }
+
+    /// The file was opened for O_DIRECT: whole blocks are read.
+    pub(crate) fn direct(self) -> BatchScan {
+        BatchScan { is_direct: true, ..self }
     }
 
     /// Where the walk stands, in bytes: the end of the last batch that fits.
@@ -257,10 +265,23 @@ impl BatchScan {
         let known = (self.bytes_at + self.bytes.len() as u64).saturating_sub(self.position);
         if known < len as u64 {
             let left = usize::try_from(self.file_len - self.position).unwrap_or(usize::MAX);
-            self.bytes = io.read_lease(&self.file, self.position, len.max(BATCH_READ_BYTES).min(left)).await?;
+            self.bytes = self.read(io, len.max(BATCH_READ_BYTES).min(left)).await?;
             self.bytes_at = self.position;
         }
         Ok(())
+    }
+
+    /// Reads `len` bytes from the current position on.
+    async fn read(&self, io: &Io, len: usize) -> Result<Lease, Error> {
+        if !self.is_direct {
+            return Ok(io.read_lease(&self.file, self.position, len).await?);
+        }
+        let before = (self.position % BLOCK) as usize;
+        let blocks = (before + len).next_multiple_of(BLOCK as usize);
+        let from = self.position - before as u64;
+        let (read, buffer) = io.read(&self.file, from, Buffer::aligned(blocks), blocks).await;
+        let end = read?.min(before + len);
+        Ok(buffer.freeze().slice(before.min(end)..end))
     }
 }
 

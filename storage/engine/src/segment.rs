@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     pub(crate) entry_synced: bool,
     /// It gets no more batches and its index files are complete.
     pub(crate) index_complete: bool,
+    /// What the medium has lost of it; it is not read then.
+    pub(crate) damage: Option<Error>,
 }
 
 impl Segment {
@@ -50,6 +52,7 @@ impl Segment {
             on_disk: false,
             entry_synced: false,
             index_complete: false,
+            damage: None,
         }
     }
 

@@ -36,7 +36,7 @@ impl Log {
         };
         for segment in segments {
             let found = log.find_in_segment(segment, timestamp).await;
-            if let Some(found) = log.report_damage(found)? {
+            if let Some(found) = log.note_damage(segment, found)? {
                 return Ok(Some(found));
             }
         }

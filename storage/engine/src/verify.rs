@@ -20,12 +20,13 @@ impl LogInner {
         let Some(from) = self.state.borrow_mut().believed.take() else { return Ok(()) };
         // It opens files itself: boxed, because that leads back here.
         let looked = Box::pin(self.verify(from)).await;
-        if let Err(error) = &looked
-            && !matches!(error, Error::Damaged { .. })
-        {
-            self.state.borrow_mut().believed = Some(from);
+        match &looked {
+            // What a checkpoint vouched for is gone: nothing about the log is certain.
+            Err(error @ Error::Damaged { .. }) => self.take_offline(error),
+            Err(_) => self.state.borrow_mut().believed = Some(from),
+            Ok(()) => {}
         }
-        self.report_damage(looked)
+        looked
     }
 
     async fn verify(&self, from: u64) -> Result<(), Error> {

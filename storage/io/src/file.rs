@@ -12,6 +12,7 @@ use crate::buffer::{Buffer, Lease};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::op::{Op, Outcome, SyncKind, Value};
+use crate::os;
 use crate::sim::SimFile;
 
 /// An open file. Clones share it; the last to drop closes it. May be used from any core.
@@ -298,6 +299,18 @@ impl Io {
     pub async fn read_lease(&self, file: &File, position: u64, len: usize) -> Result<Lease> {
         let (result, buffer) = self.read(file, position, Buffer::with_capacity(len), len).await;
         result.map(|_| buffer.freeze())
+    }
+
+    /// Whether these bytes are in memory, so that reading them does not touch the disk; false where nobody can tell (Linux
+    /// before 6.5, the simulator, O_DIRECT).
+    pub fn is_resident(&self, file: &File, position: u64, len: usize) -> bool {
+        match &file.inner.kind {
+            FileKind::Os(descriptor) => {
+                use std::os::fd::AsRawFd;
+                os::is_resident(descriptor.as_raw_fd(), position, len)
+            }
+            FileKind::Sim(_) => false,
+        }
     }
 
     /// Writes all `pieces`, one after the other, at `position`. Any number of pieces of any size.

@@ -154,6 +154,7 @@ impl StartSettings {
                     _ => DeviceChoice::Auto,
                 },
                 tail_bytes_max: read.tail_bytes(machine) / cores,
+                scrub_bytes_per_second: u64::try_from(read.number("log.scrub.bytes.per.second")).unwrap_or(0),
                 ..EngineConfig::default()
             },
             metadata_snapshot_bytes: read.number("metadata.log.max.record.bytes.between.snapshots").unsigned_abs(),

@@ -13,6 +13,7 @@ mod inspect;
 mod log;
 mod recovery;
 mod retention;
+mod rot;
 mod times;
 
 const DEVICE: DeviceChoice = DeviceChoice::Direct;

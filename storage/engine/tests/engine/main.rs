@@ -15,6 +15,7 @@ mod log;
 mod many;
 mod recovery;
 mod retention;
+mod rot;
 mod times;
 
 const DEVICE: DeviceChoice = DeviceChoice::Buffered;
