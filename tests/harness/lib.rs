@@ -10,6 +10,7 @@ pub mod failing_fs;
 pub mod history;
 pub mod kafka;
 pub mod ledger;
+pub mod loop_disk;
 pub mod process;
 pub mod proxy;
 pub mod repository;

@@ -215,8 +215,13 @@ impl Controller {
     /// Appends records as one batch, so that all of them are there or none, and waits until the disk has them.
     async fn store(&self, io: &Io, records: &[MetadataRecord]) -> Result<(), Fault> {
         let lost = |error: &dyn Display| {
-            self.is_lost.set(true);
-            tracing::error!("metadata could not be stored, and changes no more: {error}");
+            // A log that the disk refused space is cut back to what is flushed before it goes on.
+            let is_refused = self.log.offline().is_some_and(|cause| cause.is_refusal());
+            self.is_lost.set(!is_refused);
+            match is_refused {
+                true => tracing::error!("metadata could not be stored: {error}"),
+                false => tracing::error!("metadata could not be stored, and changes no more: {error}"),
+            }
             Fault::with(ErrorCode::KafkaStorageError, error.to_string())
         };
         let batch = encode(records, Timestamp::new(io.wall_clock()));
@@ -287,6 +292,7 @@ fn log_config() -> LogConfig {
         retention_age: None,
         max_message_bytes: i32::MAX as u32,
         timestamp_after_max: None,
+        uses_reserve: true,
         ..LogConfig::default()
     }
 }

@@ -48,6 +48,7 @@ fn log_config(config: &TopicConfig) -> LogConfig {
         },
         timestamp_before_max: limited(config.message_timestamp_before_max_ms),
         timestamp_after_max: limited(config.message_timestamp_after_max_ms),
+        uses_reserve: false,
     }
 }
 

@@ -159,7 +159,9 @@ impl Engine {
         let points = self.take_snapshots(&mut writer, &open, age, busy).await;
         self.carry_on(&mut writer, &own).await;
         let name = layout::checkpoint_file(core.config.core);
-        let written = write_checked(&core.io, core.dir.path(), &name, writer.finish(age)).await;
+        let bytes = writer.finish(age);
+        let written =
+            core.with_reserve(async || write_checked(&core.io, core.dir.path(), &name, bytes.clone()).await).await;
         if let Err(error) = written {
             core.dir.note_failure(&error);
             for log in &open {

@@ -129,6 +129,8 @@ pub struct LogConfig {
     pub timestamp_before_max: Option<Duration>,
     /// How far a record's timestamp may lie after now; `None` is no bound (`message.timestamp.after.max.ms`).
     pub timestamp_after_max: Option<Duration>,
+    /// On a full disk it gets the space that is kept for what must not fail: metadata, without which nothing is deleted.
+    pub uses_reserve: bool,
 }
 
 /// Which codec a log stores batches with.
@@ -185,6 +187,7 @@ impl Default for LogConfig {
             timestamp_type: TimestampType::CreateTime,
             timestamp_before_max: None,
             timestamp_after_max: Some(Duration::from_secs(60 * 60)),
+            uses_reserve: false,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::checkpoint::Inherited;
 use crate::device::{Device, DeviceChoice};
 use crate::error::Error;
 use crate::layout;
+use crate::reserve::Reserve;
 use crate::shared_flush::DeviceFlush;
 
 /// The format version that this program writes. It opens this one and every older one.
@@ -70,6 +71,7 @@ struct Shared {
     /// How logs are kept here, and why: every core must do the same.
     device: OnceLock<Device>,
     device_flush: DeviceFlush,
+    reserve: Reserve,
     offline: AtomicBool,
     /// Why it is offline; the first reason stays.
     offline_reason: OnceLock<Arc<str>>,
@@ -110,6 +112,7 @@ impl DataDir {
             anchor,
             device: OnceLock::new(),
             device_flush: DeviceFlush::default(),
+            reserve: Reserve::default(),
             offline: AtomicBool::new(false),
             offline_reason: OnceLock::new(),
             inherited: Mutex::new(None),
@@ -209,6 +212,10 @@ impl DataDir {
         if error.is_failed_flush() {
             self.take_offline(error);
         }
+    }
+
+    pub(crate) fn reserve(&self) -> &Reserve {
+        &self.shared.reserve
     }
 
     /// What the last run's checkpoints say, for as long as it is needed.
@@ -397,8 +404,7 @@ pub(crate) async fn clean_leftovers(io: &Io, path: &Path) -> Result<(), Error> {
 fn is_ours(name: &str, kind: EntryKind) -> bool {
     match kind {
         EntryKind::File => {
-            name == layout::IDENTITY_FILE
-                || name == layout::LOCK_FILE
+            [layout::IDENTITY_FILE, layout::LOCK_FILE, layout::RESERVE_FILE].contains(&name)
                 || layout::checkpoint_core(name).or(layout::touched_core(name)).is_some()
                 || matches!(name.strip_prefix(layout::METADATA_PREFIX), Some("0" | "1"))
         }

@@ -258,7 +258,10 @@ impl Engine {
                 }
                 retention_at = io.now() + config.retention_check_interval;
             }
-            if self.inner.core.has_full_logs() && now >= full_at {
+            if now >= full_at {
+                if config.core == 0 || self.inner.core.dir.is_short() {
+                    self.inner.core.dir.make_reserve(io).await;
+                }
                 self.reopen_full_logs().await;
                 full_at = io.now() + FULL_PAUSE;
             }
@@ -272,7 +275,7 @@ impl Engine {
             } else {
                 memory_at = memory_at.min(now + MEMORY_PAUSE);
             }
-            let full_at = if self.inner.core.has_full_logs() { full_at } else { now + UPKEEP_SLEEP_MAX };
+            let full_at = if self.inner.core.is_full() { full_at } else { now + UPKEEP_SLEEP_MAX };
             let sleep_until = checkpoint_at
                 .min(retention_at)
                 .min(full_at)
@@ -327,9 +330,13 @@ impl Engine {
     pub async fn reopen_full_logs(&self) {
         for id in self.inner.core.take_full() {
             let Some(log) = self.log(id) else { continue };
+            if log.inner.check_room().is_err() {
+                self.inner.core.note_full_quietly(id);
+                continue;
+            }
             match log.inner.reopen().await {
                 Ok(()) => tracing::info!(log = %log.name(), "the log is online again"),
-                Err(error) if error.is_refusal() => self.inner.core.note_full(id),
+                Err(error) if error.is_refusal() => self.inner.core.note_full_quietly(id),
                 Err(error) => {
                     tracing::error!(log = %log.name(), %error, "the log cannot be opened again and stays offline")
                 }
@@ -423,8 +430,14 @@ async fn remove_directory(core: &Rc<Core>, name: &LogName) -> Result<(), Error> 
     if !core.io.exists(&from).await? {
         return Ok(());
     }
-    core.io.rename(&from, &to).await?;
-    core.sync_names(None).await?;
+    core.with_reserve(async || {
+        // Of two tries the first may have renamed it.
+        match core.io.rename(&from, &to).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => core.sync_names(None).await,
+        }
+    })
+    .await?;
     let core_of_task = Rc::clone(core);
     let removal = async move {
         let _turn = core_of_task.removals.acquire(1).await;
@@ -510,12 +523,18 @@ impl Core {
 
     /// Notes a log that is offline because the disk was full or read-only.
     pub(crate) fn note_full(&self, log: LogId) {
-        self.full.borrow_mut().insert(log);
+        self.note_full_quietly(log);
         self.upkeep.notify_all();
     }
 
-    fn has_full_logs(&self) -> bool {
-        !self.full.borrow().is_empty()
+    /// The same without waking the upkeep, which has just found out.
+    fn note_full_quietly(&self, log: LogId) {
+        self.full.borrow_mut().insert(log);
+    }
+
+    /// Whether a full disk keeps anything from going on.
+    fn is_full(&self) -> bool {
+        !self.full.borrow().is_empty() || self.dir.is_short()
     }
 
     fn take_full(&self) -> BTreeSet<LogId> {

@@ -15,6 +15,8 @@ use crate::error::Error;
 pub const IDENTITY_FILE: &str = "heddle.identity";
 /// The file whose lock is held while a process uses the directory; it contains the process' id.
 pub const LOCK_FILE: &str = "heddle.lock";
+/// Space that is given back when the disk is full.
+pub const RESERVE_FILE: &str = "heddle.reserve";
 /// What a checkpoint's name starts with; the core's number follows.
 pub const CHECKPOINT_PREFIX: &str = "heddle.checkpoint.";
 /// What the name of a snapshot of the metadata starts with; 0 or 1 follows.

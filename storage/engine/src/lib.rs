@@ -41,6 +41,7 @@ mod log;
 pub mod producer_state;
 mod read;
 mod recovery;
+mod reserve;
 mod retention;
 mod scan;
 mod scrub;

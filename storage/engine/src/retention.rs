@@ -29,7 +29,8 @@ impl Engine {
         let now = Timestamp::new(self.inner.core.io.wall_clock());
         let mut moved = Vec::new();
         for log in self.logs() {
-            if log.offline().is_none() && log.inner.retain(now).await? {
+            // A log that met a full disk is helped by nothing more.
+            if log.offline().is_none_or(|error| error.is_no_space()) && log.inner.retain(now).await? {
                 moved.push(log);
             }
         }
@@ -49,8 +50,10 @@ impl Engine {
     /// # Errors
     /// [`ReadError::OutOfRange`] above the high watermark; [`ReadError::Failed`].
     pub async fn delete_records_before(&self, log: &Log, offset: Offset) -> Result<LogStartOffset, ReadError> {
-        log.offline().map_or(Ok(()), Err)?;
         {
+            // Not while a log that met a full disk is opened again. It can be deleted from all the same.
+            let _turn = log.inner.exclusive().await;
+            log.offline().filter(|error| !error.is_no_space()).map_or(Ok(()), Err)?;
             let mut state = log.inner.state.borrow_mut();
             if offset > state.high_watermark || offset < Offset::ZERO {
                 let offsets = state.offsets(&log.config());
@@ -61,7 +64,8 @@ impl Engine {
         log.inner.limits_moved();
         // Only flushed records have a place in a checkpoint.
         let log_start = log.inner.state.borrow().log_start;
-        if let Some(last) = log_start.checked_add(-1).filter(|last| *last >= Offset::ZERO) {
+        let flushed = log.inner.state.borrow().flushed.offset;
+        if let Some(last) = log_start.checked_add(-1).filter(|last| *last >= flushed) {
             log.flushed(last).await?;
         }
         self.save(Busy::Lately).await?;
@@ -120,7 +124,9 @@ impl LogInner {
             return Ok(false);
         }
         let _turn = self.exclusive().await;
-        let active_is_old = config.retention_age.is_some_and(|age| self.state.borrow_mut().active_is_old(age, now));
+        let is_online = self.offline().is_none();
+        let active_is_old =
+            is_online && config.retention_age.is_some_and(|age| self.state.borrow_mut().active_is_old(age, now));
         if active_is_old {
             // The log must go on somewhere: the new segment's file is durable before the old one goes, so that the end
             // of the log is known even without a checkpoint.

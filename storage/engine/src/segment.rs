@@ -80,6 +80,7 @@ pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(500);
 const BURST_BYTES_MAX: usize = 4 << 20;
 
 /// Neighbouring batches of one segment, to be written with one call.
+#[derive(Clone)]
 struct Burst {
     segment: Offset,
     position: u64,
@@ -130,6 +131,25 @@ impl LogInner {
     }
 
     async fn write_burst(&self, burst: Burst) -> Result<(), Error> {
+        if !self.config.borrow().uses_reserve {
+            self.check_room()?;
+            return self.write_burst_once(burst).await;
+        }
+        // The same bytes at the same place: it does not matter how many of them the first try has written.
+        self.core.with_reserve(async || self.write_burst_once(burst.clone()).await).await
+    }
+
+    /// # Errors
+    /// No space, where what is left is for what frees some.
+    pub(crate) fn check_room(&self) -> Result<(), Error> {
+        if self.config.borrow().uses_reserve || !self.core.dir.is_short() {
+            return Ok(());
+        }
+        let full = std::io::ErrorKind::StorageFull;
+        Err(heddle_io::Error::new("write", full, "the disk is full").with_path(&self.path).into())
+    }
+
+    async fn write_burst_once(&self, burst: Burst) -> Result<(), Error> {
         self.touch().await?;
         let file = self.file_to_write_patiently(burst.segment).await?;
         if self.core.device.is_direct() {

@@ -32,7 +32,13 @@ fn versions_and_names() {
     says(&format!("Format version **{FORMAT_VERSION}**"));
     says(&format!("format={FORMAT_VERSION}\n"));
     says(&format!("base offset in {OFFSET_DIGITS} digits"));
-    for name in [layout::IDENTITY_FILE, layout::LOCK_FILE, &layout::checkpoint_file(0), &layout::touched_file(0)] {
+    for name in [
+        layout::IDENTITY_FILE,
+        layout::LOCK_FILE,
+        layout::RESERVE_FILE,
+        &layout::checkpoint_file(0),
+        &layout::touched_file(0),
+    ] {
         says(&format!("\n  {name} "));
     }
     for suffix in [layout::TEMPORARY_SUFFIX, layout::DELETED_SUFFIX] {

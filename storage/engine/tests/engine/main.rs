@@ -9,6 +9,7 @@ mod failing_disk;
 mod faults;
 mod fixture;
 mod format;
+mod full_disk;
 mod harness;
 mod inspect;
 mod log;

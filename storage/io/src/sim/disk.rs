@@ -440,6 +440,8 @@ impl Disk {
             Request::SyncDirectory { path } => match self.tree.lookup(&path)? {
                 Node::Directory(directory) => {
                     self.tree.sync(directory, journal_end, self.model.metadata);
+                    // What was removed gives its space back only now: before, a power cut could bring it back.
+                    self.collect();
                     Ok(Reply::Done)
                 }
                 Node::File(_) => Err(Errno(libc::ENOTDIR)),
