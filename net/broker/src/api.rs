@@ -43,7 +43,7 @@ use heddle_io::{File, Lease};
 use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, RequestHeader, Writer, frame};
 use heddle_record::BrokerId;
 
-use crate::connection::Session;
+use crate::connection::{Rest, Session};
 use crate::core::Core;
 use crate::mailbox::FIRST_CORE;
 
@@ -133,6 +133,8 @@ pub(crate) struct Call {
     pub(crate) frame: Lease,
     /// Where the body starts in the frame.
     pub(crate) body_at: usize,
+    /// The body of the one batch in the frame, if it waits in the socket: of that batch the frame has only the header.
+    pub(crate) rest: Option<Rc<Rest>>,
 }
 
 impl Call {
@@ -259,6 +261,8 @@ pub(crate) enum Refusal {
     TooMany { what: &'static str, limit: usize },
     /// A producer that wants no answers must hear of an error: Kafka closes its connection.
     UnansweredError(String),
+    /// The connection ended within the request.
+    Broken(heddle_io::Error),
     /// The response cannot be written. Our fault.
     Unanswerable(EncodeError),
 }
@@ -273,6 +277,7 @@ impl fmt::Display for Refusal {
             }
             Self::TooMany { what, limit } => write!(formatter, "a request names more than {limit} {what}"),
             Self::UnansweredError(what) => write!(formatter, "a produce with acks=0 failed: {what}"),
+            Self::Broken(error) => error.fmt(formatter),
             Self::Unanswerable(error) => write!(formatter, "a response could not be written: {error}"),
         }
     }
@@ -281,6 +286,12 @@ impl fmt::Display for Refusal {
 impl From<EncodeError> for Refusal {
     fn from(error: EncodeError) -> Self {
         Self::Unanswerable(error)
+    }
+}
+
+impl From<heddle_io::Error> for Refusal {
+    fn from(error: heddle_io::Error) -> Self {
+        Self::Broken(error)
     }
 }
 

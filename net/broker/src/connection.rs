@@ -12,6 +12,7 @@
 
 mod outbox;
 mod receiver;
+mod rest;
 mod session;
 mod writer;
 
@@ -29,6 +30,7 @@ use crate::core::Core;
 
 use outbox::{Outbox, Queued};
 use receiver::{Frame, Receiver};
+pub(crate) use rest::Rest;
 pub(crate) use session::{Ending, Session};
 
 /// Serves one connection until either side ends it, and logs why if the peer is at fault.
@@ -65,7 +67,7 @@ async fn take(core: &Core, socket: &Socket, session: &Rc<Session>, outbox: &Outb
 
 async fn answer(core: &Core, session: &Rc<Session>, frame: Frame, outbox: &Outbox) -> Result<(), Ending> {
     outbox.room().await;
-    let (call, opened) = open(core, session, frame.bytes)?;
+    let (call, opened) = open(core, session, frame.bytes, frame.rest)?;
     session.request_taken();
     match opened {
         Opened::Served(Api { handler: Handler::Overlapping, .. }) => {
@@ -92,7 +94,7 @@ enum Opened {
 }
 
 /// Reads the request header and finds the API.
-fn open(core: &Core, session: &Rc<Session>, frame: Lease) -> Result<(Call, Opened), Refusal> {
+fn open(core: &Core, session: &Rc<Session>, frame: Lease, rest: Option<Rc<Rest>>) -> Result<(Call, Opened), Refusal> {
     let start = RequestStart::peek(&frame)?;
     let (key, version) = (start.api_key, start.api_version);
     let api = api::find(key).ok_or(Refusal::UnknownApi { key })?;
@@ -114,6 +116,7 @@ fn open(core: &Core, session: &Rc<Session>, frame: Lease) -> Result<(Call, Opene
         correlation_id: start.correlation_id,
         frame,
         body_at,
+        rest,
     };
     Ok((call, if is_served { Opened::Served(api) } else { Opened::Unversioned }))
 }

@@ -10,11 +10,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use heddle_engine::{
-    AppendError, AppendOrigin, Appended, Engine, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit,
+    AppendError, AppendOrigin, Appended, Engine, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit, Staging,
 };
-use heddle_io::{Io, Lease, Monotonic};
+use heddle_io::{AppendBuffer, Io, Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{LeaderEpoch, LogStartOffset, Offset, Timestamp};
+use heddle_record::{HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Timestamp};
 
 use crate::core::Core;
 use crate::message::{
@@ -98,10 +98,7 @@ impl Partition {
         acks: Acks,
         deadline: Monotonic,
     ) -> Result<Placed, AppendFault> {
-        let terms = self.terms.get();
-        if acks == Acks::All && terms.in_sync < terms.in_sync_min {
-            return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
-        }
+        let terms = self.terms_for(acks)?;
         // A disk that hangs holds an append up before it has its offsets, once too much waits to be written.
         let append = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch);
         let appended = match acks {
@@ -109,16 +106,45 @@ impl Partition {
             Acks::Leader | Acks::All => in_time(io, deadline, append).await?,
         };
         let appended = appended.map_err(|error| self.fault(error))?;
-        Ok(Placed { partition: Rc::clone(self), appended })
+        Ok(Rc::clone(self).placed(appended))
+    }
+
+    /// Receives a batch of `len` bytes into its place in the log ([`Log::stage`]), header first.
+    pub(crate) async fn stage(
+        &self,
+        io: &Io,
+        header: &[u8; HEADER_LEN],
+        len: usize,
+        (acks, deadline): (Acks, Monotonic),
+        receive: impl FnMut(&mut AppendBuffer, usize) -> Result<usize, heddle_io::Error>,
+    ) -> Result<Staging, AppendFault> {
+        let terms = self.terms_for(acks)?;
+        let staging = self.log.stage(header, len, terms.leader_epoch, receive);
+        let staging = match acks {
+            Acks::None => staging.await,
+            Acks::Leader | Acks::All => in_time(io, deadline, staging).await?,
+        };
+        staging.map_err(|error| self.fault(error))
+    }
+
+    /// What an append was given, to be waited for.
+    pub(crate) fn placed(self: Rc<Self>, appended: Appended) -> Placed {
+        Placed { partition: self, appended }
+    }
+
+    /// The terms in force, if they allow an append.
+    fn terms_for(&self, acks: Acks) -> Result<Terms, AppendFault> {
+        let terms = self.terms.get();
+        if acks == Acks::All && terms.in_sync < terms.in_sync_min {
+            return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
+        }
+        Ok(terms)
     }
 
     /// Appends a batch of the broker's own, and gives the offset of its last record: it takes its place at the first
     /// poll, and nobody reads it before it is committed.
     pub(crate) async fn append_own(&self, batch: Lease) -> Result<Offset, AppendFault> {
-        let terms = self.terms.get();
-        if terms.in_sync < terms.in_sync_min {
-            return Err(AppendFault::new(ErrorCode::NotEnoughReplicas));
-        }
+        let terms = self.terms_for(Acks::All)?;
         let appended = self.log.append(batch, AppendOrigin::Broker, terms.leader_epoch).await;
         appended.map(|appended| appended.last_offset).map_err(|error| self.fault(error))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use heddle_io::Lease;
 use heddle_record::{
     BatchBuilder, BatchError, BatchHeader, Compression, CompressionError, HEADER_LEN, LeaderEpoch, Offset, Origin,
-    RawHeader, RecordBatch, Timestamp, TimestampType, decompress, validate,
+    RawHeader, RecordBatch, Timestamp, TimestampType, decompress, validate, validate_header,
 };
 
 use crate::config::{LogConfig, StoredCompression};
@@ -24,21 +24,18 @@ pub enum AppendOrigin {
     Broker,
 }
 
-/// A batch that may be appended: a copy of its header, to be completed, and its body.
+/// A batch that may be appended: a copy of its header, to be completed.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) header: RawHeader,
-    pub(crate) body: Lease,
     /// Who wrote it, if that is an idempotent producer.
     pub(crate) claim: Option<Claim>,
-    /// Offsets that it takes.
-    pub(crate) offsets: i64,
 }
 
 impl Admitted {
     /// The size as stored, in bytes.
     pub(crate) fn len(&self) -> usize {
-        HEADER_LEN + self.body.len()
+        HEADER_LEN + self.header.body_len()
     }
 
     /// Completes the header with what only the log knows. The log append time stays out where the topic keeps the
@@ -57,15 +54,41 @@ impl Admitted {
         self.header.decode()
     }
 
-    fn of(batch: &RecordBatch<'_>, body: Lease) -> Admitted {
-        let fields = batch.header();
-        let last_offset_delta = u32::try_from(fields.last_offset_delta).expect("validation refuses negative deltas");
+    fn of(header: RawHeader, fields: &BatchHeader) -> Admitted {
         let claim = (fields.has_producer() && !fields.attributes.is_control()).then(|| Claim::of(fields));
-        Admitted { header: RawHeader::copy_of(batch), body, claim, offsets: i64::from(last_offset_delta) + 1 }
+        Admitted { header, claim }
+    }
+
+    fn of_batch(batch: &RecordBatch<'_>, bytes: &Lease) -> (Admitted, Lease) {
+        (Admitted::of(RawHeader::copy_of(batch), batch.header()), bytes.slice(HEADER_LEN..bytes.len()))
     }
 }
 
-/// Checks the batch in `bytes` and brings it into the form in which it is stored.
+/// The header of a batch of `len` bytes whose body is still on its way, if nothing but the checksum is to be asked of the
+/// body, and it is stored as it comes. Whatever else there is to say of the batch, [`admit`] says it.
+pub(crate) fn admit_header(
+    bytes: &[u8; HEADER_LEN],
+    len: usize,
+    config: &LogConfig,
+    now: Timestamp,
+) -> Option<Admitted> {
+    check_size(len, config.max_message_bytes.min(config.segment_bytes)).ok()?;
+    let header = validate_header(bytes, len, Origin::Producer).ok()?;
+    let is_kept_as_it_comes = match config.compression {
+        StoredCompression::Codec { codec, .. } => header.attributes.compression() == Some(codec),
+        StoredCompression::Producer => true,
+    };
+    let is_plain = !header.attributes.is_transactional()
+        && !config.cleanup_policy.compacts()
+        && header.max_timestamp_is_plausible()
+        && config.timestamp_type == TimestampType::CreateTime
+        && config.timestamp_before_max.is_none()
+        && is_kept_as_it_comes
+        && !is_too_late(header.max_timestamp, config, now);
+    is_plain.then(|| Admitted::of(RawHeader::ahead_of(bytes, len - HEADER_LEN), &header))
+}
+
+/// Checks the batch in `bytes` and brings it into the form in which it is stored: its header and its body.
 ///
 /// # Errors
 /// Everything in [`AppendError`] that depends on the batch alone.
@@ -75,18 +98,18 @@ pub(crate) fn admit(
     config: &LogConfig,
     now: Timestamp,
     decompressed_bytes_max: usize,
-) -> Result<Admitted, AppendError> {
+) -> Result<(Admitted, Lease), AppendError> {
     if origin == AppendOrigin::Broker {
         let batch = validate(bytes, Origin::Log)?;
         check_size(bytes.len(), config.segment_bytes)?;
-        return Ok(Admitted::of(&batch, bytes.slice(HEADER_LEN..bytes.len())));
+        return Ok(Admitted::of_batch(&batch, bytes));
     }
     check_size(bytes.len(), config.max_message_bytes.min(config.segment_bytes))?;
     let batch = validate(bytes, Origin::Producer)?;
     if batch.is_transactional() {
         return Err(AppendError::InvalidTxnState);
     }
-    let mut admitted = Admitted::of(&batch, bytes.slice(HEADER_LEN..bytes.len()));
+    let (mut admitted, body) = Admitted::of_batch(&batch, bytes);
     let records = Records { batch: &batch, output_max: decompressed_bytes_max };
     if config.cleanup_policy.compacts() || !batch.max_timestamp_is_plausible() {
         let summary = records.check()?;
@@ -105,9 +128,9 @@ pub(crate) fn admit(
             let bytes = recompress(&records, &admitted.header, codec, level)?;
             check_size(bytes.len(), config.max_message_bytes.min(config.segment_bytes))?;
             let batch = RecordBatch::peek(&bytes).expect("a batch that was just built");
-            Ok(Admitted::of(&batch, bytes.slice(HEADER_LEN..bytes.len())))
+            Ok(Admitted::of_batch(&batch, &bytes))
         }
-        _ => Ok(admitted),
+        _ => Ok((admitted, body)),
     }
 }
 
@@ -124,10 +147,7 @@ fn check_timestamps(
     config: &LogConfig,
     now: Timestamp,
 ) -> Result<(), AppendError> {
-    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    if let Some(span) = config.timestamp_after_max
-        && latest.get().saturating_sub(now.get()) > millis(span)
-    {
+    if is_too_late(latest, config, now) {
         return Err(AppendError::InvalidTimestamp { reason: "later than the topic allows", record: None });
     }
     let Some(span) = config.timestamp_before_max else { return Ok(()) };
@@ -141,6 +161,14 @@ fn check_timestamps(
         }
     }
     Ok(())
+}
+
+fn is_too_late(latest: Timestamp, config: &LogConfig, now: Timestamp) -> bool {
+    config.timestamp_after_max.is_some_and(|span| latest.get().saturating_sub(now.get()) > millis(span))
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 const INVALID_RECORDS: AppendError = AppendError::InvalidRecord { reason: "a record cannot be read", record: None };

@@ -7,6 +7,7 @@
 //! - [`DataDir`]: the directory's lock, format and identity. [`Engine`]: the logs that one core has open.
 //! - [`Log::append`] (`log.rs`) is one function; `admission.rs` checks the batch, `segment.rs` writes it together with its
 //!   neighbours, `flush.rs` makes it durable and acknowledges.
+//!   [`Log::stage`] (`staged.rs`) is the same for a large batch whose body is received straight into its place.
 //! - [`Log::read`] (`read.rs`) answers with ranges of files; [`Log::offset_for_timestamp`] (`times.rs`) looks by time.
 //! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part,
 //!   `archive.rs` the bytes of the file). `touched.rs` notes which logs were written to since; the others are opened
@@ -50,6 +51,7 @@ mod segment_index;
 mod shared_flush;
 mod snapshot;
 mod space;
+mod staged;
 mod state;
 mod tail;
 mod times;
@@ -67,6 +69,7 @@ pub use error::{AppendError, Error, ReadError};
 pub use layout::LogName;
 pub use log::{AppendOrigin, Appended, Log};
 pub use read::{FirstBatch, Piece, ReadLimit, ReadOut};
+pub use staged::{Staged, Staging};
 pub use state::LogOffsets;
 pub use times::TimedOffset;
 pub use touched::{SLOT_LEN as TOUCHED_SLOT_LEN, TOUCHED_MAGIC, TOUCHED_VERSION};

@@ -24,7 +24,7 @@ use crate::epoch_cache::EpochEnd;
 use crate::error::{AppendError, Error};
 use crate::files::FileKey;
 use crate::layout::{LogName, SegmentFile};
-use crate::producer_state::{AppendedBatch, Verdict};
+use crate::producer_state::AppendedBatch;
 use crate::state::{LogOffsets, LogState};
 
 pub use crate::admission::AppendOrigin;
@@ -92,41 +92,27 @@ impl Log {
         let now = Timestamp::new(log.core.io.wall_clock());
 
         // Validate: everything that depends on the batch alone.
-        let mut batch = admit(&batch, origin, &config, now, log.core.config.decompressed_bytes_max)?;
+        let (mut batch, body) = admit(&batch, origin, &config, now, log.core.config.decompressed_bytes_max)?;
 
         // Wait for our turn, and for room in the queue.
         let _turn = log.turn(batch.len()).await.map_err(AppendError::Offline)?;
         let mut state = log.state.borrow_mut();
 
         // Check the producer's sequence; what was appended before is answered, not appended.
-        if let Some(Verdict::Duplicate(original)) =
-            batch.claim.map(|claim| state.producers.check(&claim)).transpose()?
-        {
-            return Ok(Appended::again(&original, &state));
-        }
-        if state.epochs.latest().is_some_and(|latest| latest > leader_epoch) {
-            return Err(AppendError::StaleLeaderEpoch);
+        if let Some(original) = state.precedent(&batch, leader_epoch)? {
+            return Ok(original);
         }
 
         // Assign offsets, epoch and time.
         let base_offset = state.log_end;
-        let last_offset = base_offset.checked_add(batch.offsets - 1).expect("no log reaches the largest offset");
         let log_append_time = log_append_time(origin, &config, now);
         let header = batch.complete(base_offset, leader_epoch, log_append_time);
-        state.epochs.assign(leader_epoch, base_offset);
 
-        // Roll before the append that would overflow the segment; queue it to be written with its neighbours; index it;
-        // publish the new end.
-        let len = batch.len() as u64;
-        state.roll_if_due(len, last_offset, now, &config);
-        let bytes = log.take_in(&mut state, batch.header.bytes(), &batch.body);
-        state.place(batch.len(), bytes, last_offset, header.max_timestamp, now, config.index_interval_bytes);
-        log.note_producer(&mut state, &header, now);
-        let log_start = LogStartOffset::at(state.log_start);
+        // Roll before the append that would overflow the segment; take the bytes in.
+        state.roll_if_due(batch.len() as u64, header.last_offset(), now, &config);
+        let bytes = log.take_in(&mut state, batch.header.bytes(), &body);
         drop(state);
-        log.core.count_append(len);
-        log.start_writing();
-        Ok(Appended { base_offset, last_offset, log_append_time, log_start, duplicate: false })
+        Ok(log.enter(&header, batch.len(), bytes, log_append_time, now))
     }
 
     /// Appends batches that a leader has given their offsets and epochs. All of them or none.
@@ -262,7 +248,7 @@ impl Log {
 }
 
 impl Appended {
-    fn again(original: &AppendedBatch, state: &LogState) -> Appended {
+    pub(crate) fn again(original: &AppendedBatch, state: &LogState) -> Appended {
         Appended {
             base_offset: original.base_offset,
             last_offset: original.last_offset,
@@ -329,7 +315,7 @@ impl LogInner {
 
     /// Waits until every append that came before has its offsets, there is room for `len` more bytes, and the log's end is
     /// in memory where the device needs it there.
-    async fn turn(&self, len: usize) -> Result<Permits, Error> {
+    pub(crate) async fn turn(&self, len: usize) -> Result<Permits, Error> {
         let turn = self.turn.acquire(1).await;
         loop {
             self.offline().map_or(Ok(()), Err)?;
@@ -341,6 +327,29 @@ impl LogInner {
                 return Ok(turn);
             }
         }
+    }
+
+    /// Makes a batch part of the log whose bytes were taken in: queues it to be written with its neighbours, indexes it,
+    /// publishes the new end.
+    pub(crate) fn enter(
+        self: &Rc<Self>,
+        header: &BatchHeader,
+        len: usize,
+        bytes: Option<(Lease, Lease)>,
+        log_append_time: Timestamp,
+        now: Timestamp,
+    ) -> Appended {
+        let (base_offset, last_offset) = (header.base_offset, header.last_offset());
+        let interval_bytes = self.config.borrow().index_interval_bytes;
+        let mut state = self.state.borrow_mut();
+        state.epochs.assign(header.partition_leader_epoch, base_offset);
+        state.place(len, bytes, last_offset, header.max_timestamp, now, interval_bytes);
+        self.note_producer(&mut state, header, now);
+        let log_start = LogStartOffset::at(state.log_start);
+        drop(state);
+        self.core.count_append(len as u64);
+        self.start_writing();
+        Appended { base_offset, last_offset, log_append_time, log_start, duplicate: false }
     }
 
     /// Takes a batch into the log's tail, behind what is there. Where the device writes from where the batch was received,

@@ -10,15 +10,17 @@ use std::sync::Arc;
 
 use heddle_io::{File, Lease};
 use heddle_record::{
-    FlushedEndOffset, HighWatermark, LastStableOffset, LogEndOffset, LogStartOffset, Offset, Timestamp,
+    FlushedEndOffset, HighWatermark, LastStableOffset, LeaderEpoch, LogEndOffset, LogStartOffset, Offset, Timestamp,
 };
 
+use crate::admission::Admitted;
 use crate::config::LogConfig;
 use crate::epoch_cache::EpochCache;
-use crate::error::Error;
+use crate::error::{AppendError, Error};
 use crate::flush::AckQueue;
 use crate::index::{IndexedBatch, TimeEntry};
-use crate::producer_state::ProducerTable;
+use crate::log::Appended;
+use crate::producer_state::{ProducerTable, Verdict};
 use crate::segment::Segment;
 use crate::space::Space;
 use crate::tail::Tail;
@@ -203,6 +205,25 @@ impl LogState {
             std::cmp::Ordering::Equal => self.written.position,
             std::cmp::Ordering::Greater => 0,
         }
+    }
+
+    /// What a batch meets that would be appended now: the original's offsets if it was appended before (nothing then is to
+    /// be done), else nothing.
+    ///
+    /// # Errors
+    /// Its producer's sequence does not fit; its leader was superseded.
+    pub(crate) fn precedent(
+        &self,
+        batch: &Admitted,
+        leader_epoch: LeaderEpoch,
+    ) -> Result<Option<Appended>, AppendError> {
+        if let Some(Verdict::Duplicate(original)) = batch.claim.map(|claim| self.producers.check(&claim)).transpose()? {
+            return Ok(Some(Appended::again(&original, self)));
+        }
+        if self.epochs.latest().is_some_and(|latest| latest > leader_epoch) {
+            return Err(AppendError::StaleLeaderEpoch);
+        }
+        Ok(None)
     }
 
     /// Seals the active segment if the next append, of `len` bytes and up to `last_offset`, does not belong there.

@@ -5,14 +5,19 @@
 //! a range of a segment that starts at a block's boundary, so that whole blocks of it go to disk as they are. Bytes that
 //! were appended never change: readers and the disk see them in place. What is not written yet is never given up.
 //!
+//! A large batch may be received straight into its place: it is *staged* there, behind all that was appended, where nobody
+//! sees it before it has passed its checks ([`crate::staged`]).
+//!
 //! Oldest first out: a consumer near the end of a log reads what was appended last, on every log alike.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::rc::{Rc, Weak};
 
 use heddle_io::{AppendBuffer, Buffer, DIRECT_ALIGNMENT, Lease};
 use heddle_record::Offset;
+use heddle_record::checksum::crc32c_append;
 
 /// Bytes of a disk block as the engine writes them.
 pub(crate) const BLOCK: u64 = DIRECT_ALIGNMENT as u64;
@@ -22,6 +27,9 @@ const FIRST_BUFFER_BYTES: usize = 8 << 10;
 /// Later ones double up to this size. Buffers of this size are kept when their bytes are given up: memory that the kernel
 /// has to clear first costs more than the copy into it.
 const BUFFER_BYTES_MAX: usize = 2 << 20;
+
+/// As much of a batch is received in one go as the fastest caches still hold when its checksum is computed.
+const WARM_BYTES: usize = 256 << 10;
 
 /// Buffers up to this size are given up when their log has been idle for a while.
 const SMALL_BUFFER_BYTES: usize = 64 << 10;
@@ -72,8 +80,20 @@ impl Chunk {
         self.buffer.as_ref().expect("a chunk has its buffer until it is dropped")
     }
 
+    fn buffer_mut(&mut self) -> &mut AppendBuffer {
+        self.buffer.as_mut().expect("a chunk has its buffer until it is dropped")
+    }
+
     fn end(&self) -> u64 {
         self.base + self.buffer().len() as u64
+    }
+
+    fn is_staged(&self) -> bool {
+        !self.buffer().staged().is_empty()
+    }
+
+    fn staged_end(&self) -> u64 {
+        self.end() + self.buffer().staged().len() as u64
     }
 
     fn holds(&self, segment: Offset, position: u64) -> bool {
@@ -90,6 +110,23 @@ impl Tail {
     /// Whether bytes can be appended at `position` of `segment`: they begin a block, or what is before them in it is here.
     pub(crate) fn is_ready(&self, segment: Offset, position: u64) -> bool {
         position.is_multiple_of(BLOCK) || self.ends_at(segment, position).is_some()
+    }
+
+    /// Appends what is staged, to be seen from now on.
+    pub(crate) fn commit(&mut self) {
+        for chunk in self.chunks.iter_mut().rev().take_while(|chunk| chunk.is_staged()) {
+            chunk.buffer_mut().commit();
+        }
+    }
+
+    /// Gives up what is staged.
+    pub(crate) fn unstage(&mut self) {
+        while self.chunks.back().is_some_and(|chunk| chunk.buffer().is_empty()) {
+            self.chunks.pop_back();
+        }
+        if let Some(chunk) = self.chunks.back_mut() {
+            chunk.buffer_mut().unstage();
+        }
     }
 
     fn ends_at(&self, segment: Offset, position: u64) -> Option<&Chunk> {
@@ -185,7 +222,8 @@ impl Tail {
     fn give_up(&mut self, serial: u64) -> bool {
         let Some(index) = self.chunks.iter().position(|chunk| chunk.serial == serial) else { return true };
         let chunk = &self.chunks[index];
-        let is_written = self.written.is_some_and(|written| (chunk.segment, chunk.end()) <= written);
+        let is_written =
+            !chunk.is_staged() && self.written.is_some_and(|written| (chunk.segment, chunk.end()) <= written);
         if is_written {
             self.chunks.remove(index);
         }
@@ -246,21 +284,77 @@ impl TailCache {
     }
 
     /// Appends `bytes` at `position` of `segment`, where `tail` must be ready.
-    pub(crate) fn append(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, mut position: u64, mut bytes: &[u8]) {
+    pub(crate) fn append(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, position: u64, bytes: &[u8]) {
         debug_assert!(tail.borrow().is_ready(segment, position), "what is before it in its block is here");
-        while !bytes.is_empty() {
-            let count = match tail.borrow_mut().chunks.back_mut() {
-                Some(chunk) if chunk.segment == segment && chunk.end() == position => {
-                    chunk.buffer.as_mut().map_or(0, |buffer| buffer.append(bytes))
+        let mut rest = bytes;
+        let filled = self.fill(tail, segment, position, bytes.len(), |buffer| {
+            let count = buffer.append(rest);
+            rest = &rest[count..];
+            Ok::<_, Infallible>(count)
+        });
+        let Ok(()) = filled;
+    }
+
+    /// Stages `bytes` at `position` of `segment`, where `tail` must be ready, or behind what is staged.
+    pub(crate) fn stage(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, position: u64, bytes: &[u8]) {
+        let mut rest = bytes;
+        let filled = self.fill(tail, segment, position, bytes.len(), |buffer| {
+            let count = buffer.stage(rest);
+            rest = &rest[count..];
+            Ok::<_, Infallible>(count)
+        });
+        let Ok(()) = filled;
+    }
+
+    /// Stages `count` bytes at `position`, behind what is staged, that `receive` puts there: at most as many as it is told.
+    /// Returns the checksum `checksum` continued over them, computed while they are warm.
+    ///
+    /// # Errors
+    /// That of `receive`; what it staged before stays staged.
+    pub(crate) fn stage_from<E>(
+        &self,
+        tail: &Rc<RefCell<Tail>>,
+        segment: Offset,
+        position: u64,
+        count: usize,
+        mut checksum: u32,
+        mut receive: impl FnMut(&mut AppendBuffer, usize) -> Result<usize, E>,
+    ) -> Result<u32, E> {
+        let mut left = count;
+        self.fill(tail, segment, position, count, |buffer| {
+            let before = buffer.staged().len();
+            let received = receive(buffer, left.min(WARM_BYTES).min(buffer.spare()))?;
+            checksum = crc32c_append(checksum, &buffer.staged()[before..]);
+            left -= received;
+            Ok(received)
+        })?;
+        Ok(checksum)
+    }
+
+    /// Has `put` fill the buffers from `position` on until `count` bytes are there. It gets a buffer with room, and returns
+    /// how many bytes it put into it.
+    fn fill<E>(
+        &self,
+        tail: &Rc<RefCell<Tail>>,
+        segment: Offset,
+        mut position: u64,
+        count: usize,
+        mut put: impl FnMut(&mut AppendBuffer) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        let end = position + count as u64;
+        while position < end {
+            let mut open = tail.borrow_mut();
+            let last =
+                open.chunks.back_mut().filter(|chunk| (chunk.segment, chunk.staged_end()) == (segment, position));
+            match last.map(Chunk::buffer_mut).filter(|buffer| buffer.spare() > 0) {
+                Some(buffer) => position += put(buffer)? as u64,
+                None => {
+                    drop(open);
+                    self.begin(tail, segment, position, (end - position) as usize);
                 }
-                _ => 0,
-            };
-            if count == 0 {
-                self.begin(tail, segment, position, bytes.len());
             }
-            position += count as u64;
-            bytes = &bytes[count..];
         }
+        Ok(())
     }
 
     /// Begins a chunk at a block's boundary.
@@ -356,6 +450,51 @@ mod tests {
                 |piece| (piece.as_ptr() as u64).is_multiple_of(BLOCK) && (piece.len() as u64).is_multiple_of(BLOCK)
             )
         );
+    }
+
+    #[test]
+    fn what_is_staged_is_seen_once_it_is_appended_and_leaves_nothing_when_given_up() {
+        let (cache, tail) = (TailCache::new(1 << 30), tail());
+        fill(&cache, &tail, SEGMENT, 0, 1000);
+        let all = bytes(3 << 20, 1000);
+        for is_kept in [false, true] {
+            cache.stage(&tail, SEGMENT, 1000, &all[..61]);
+            let mut rest = &all[61..];
+            let checksum = cache.stage_from(&tail, SEGMENT, 1061, rest.len(), 7, |buffer, count| {
+                assert!(count <= WARM_BYTES);
+                let staged = buffer.stage(&rest[..count]);
+                rest = &rest[staged..];
+                Ok::<_, Infallible>(staged)
+            });
+            assert_eq!(checksum, Ok(crc32c_append(7, &all[61..])));
+            tail.borrow_mut().note_written(SEGMENT, 1000);
+            cache.set_bytes_max(0);
+            cache.set_bytes_max(1 << 30);
+            assert_eq!(tail.borrow().pieces(SEGMENT, 0, 1001).0, 1001, "it is not there");
+            if is_kept {
+                tail.borrow_mut().commit();
+            } else {
+                tail.borrow_mut().unstage();
+            }
+        }
+        assert_eq!(joined(&tail.borrow().pieces(SEGMENT, 1000, 1000 + all.len() as u64).1), all);
+        fill(&cache, &tail, SEGMENT, 1000 + all.len() as u64, 10);
+        assert!(tail.borrow().chunks.iter().all(|chunk| !chunk.buffer().is_empty()));
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_leaves_what_was_there() {
+        let (cache, tail) = (TailCache::new(1 << 30), tail());
+        fill(&cache, &tail, SEGMENT, 0, 1000);
+        let mut calls = 0;
+        let broken = cache.stage_from(&tail, SEGMENT, 1000, 5 << 20, 0, |buffer, count| {
+            calls += 1;
+            if calls < 9 { Ok(buffer.stage(&vec![1; count])) } else { Err("gone") }
+        });
+        assert_eq!(broken, Err("gone"));
+        tail.borrow_mut().unstage();
+        fill(&cache, &tail, SEGMENT, 1000, 1000);
+        assert_eq!(joined(&tail.borrow().pieces(SEGMENT, 0, 2000).1), bytes(2000, 0));
     }
 
     #[test]

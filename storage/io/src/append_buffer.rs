@@ -1,8 +1,9 @@
 //! Memory that grows at its end while what came before is read, sent and written to disk: [`AppendBuffer`].
 //!
 //! Owns the split between the bytes that are there for good and the room behind them. One owner appends; any number of
-//! [`Lease`]s see bytes that were appended before the lease was made, and these never change while a lease lives. Never
-//! copies to grow: a full buffer stays as it is, its owner goes on in another.
+//! [`Lease`]s see bytes that were appended before the lease was made, and these never change while a lease lives. Bytes
+//! may also be *staged* behind them, to be looked at before they are appended or given up. Never copies to grow: a full
+//! buffer stays as it is, its owner goes on in another.
 #![expect(unsafe_code, reason = "memory that is read in front while it is filled behind")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -11,7 +12,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::arrival::Arrived;
 use crate::buffer::{DIRECT_ALIGNMENT, Lease};
+use crate::error::Result;
 use crate::os;
 
 /// From this size on the memory is faulted in with one call instead of one fault for each page.
@@ -21,6 +24,8 @@ const POPULATE_BYTES: usize = 1 << 20;
 pub struct AppendBuffer {
     block: Arc<Block>,
     len: usize,
+    /// Bytes behind `len` that are there and were not appended.
+    staged: usize,
 }
 
 /// The memory of an append buffer. Bytes below what was appended are initialised and never written while anybody but the
@@ -43,7 +48,11 @@ impl AppendBuffer {
     /// If `capacity` is zero. Ends the process if there is no memory.
     pub fn with_capacity(capacity: usize) -> AppendBuffer {
         assert!(capacity > 0, "an append buffer has room");
-        AppendBuffer { block: Arc::new(Block::allocate(capacity.next_multiple_of(DIRECT_ALIGNMENT))), len: 0 }
+        AppendBuffer {
+            block: Arc::new(Block::allocate(capacity.next_multiple_of(DIRECT_ALIGNMENT))),
+            len: 0,
+            staged: 0,
+        }
     }
 
     /// Bytes appended so far.
@@ -63,19 +72,62 @@ impl AppendBuffer {
 
     /// Bytes that still fit.
     pub fn spare(&self) -> usize {
-        self.block.capacity - self.len
+        self.block.capacity - self.len - self.staged
     }
 
     /// Appends as many of `bytes` as fit; returns how many did.
+    ///
+    /// # Panics
+    /// If bytes are staged.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.spare());
-        // SAFETY: `count` bytes fit behind `len`, no lease sees bytes there, and `bytes` cannot overlap them: whoever
-        // borrows bytes of this block borrows bytes below `len`.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.block.start.as_ptr().add(self.len), count);
-        }
-        self.len += count;
+        assert!(self.staged == 0, "what is staged is appended or given up first");
+        let count = self.stage(bytes);
+        self.commit();
         count
+    }
+
+    /// Stages as many of `bytes` as fit; returns how many did.
+    pub fn stage(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.spare());
+        // SAFETY: `count` bytes fit there, no lease sees bytes there, and `bytes` cannot overlap them: whoever borrows
+        // bytes of this block borrows bytes in front, or borrows the whole buffer.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.spare_start(), count) };
+        self.staged += count;
+        count
+    }
+
+    /// Stages at most `count` of the bytes that wait in a socket, as many as fit; returns how many did.
+    ///
+    /// # Errors
+    /// As [`Arrived::receive`].
+    pub fn stage_arrived(&mut self, arrived: &Arrived, count: usize) -> Result<usize> {
+        let count = count.min(self.spare()).min(arrived.left());
+        // SAFETY: `count` bytes fit there, and no lease sees bytes there.
+        unsafe { arrived.receive_at(self.spare_start(), count)? };
+        self.staged += count;
+        Ok(count)
+    }
+
+    /// What is staged.
+    pub fn staged(&self) -> &[u8] {
+        // SAFETY: these bytes were written by `stage` or the kernel, and change only through this buffer.
+        unsafe { self.block.bytes(&(self.len..self.len + self.staged)) }
+    }
+
+    /// Appends what is staged.
+    pub fn commit(&mut self) {
+        self.len += std::mem::take(&mut self.staged);
+    }
+
+    /// Gives up what is staged.
+    pub fn unstage(&mut self) {
+        self.staged = 0;
+    }
+
+    /// The first byte behind all that is there.
+    fn spare_start(&mut self) -> *mut u8 {
+        // SAFETY: both lengths together are at most the capacity.
+        unsafe { self.block.start.as_ptr().add(self.len + self.staged) }
     }
 
     /// A lease of bytes that were appended; it starts at a block's boundary in memory if `range` does.
@@ -91,7 +143,7 @@ impl AppendBuffer {
     pub fn clear_if_unshared(&mut self) -> bool {
         let unshared = Arc::get_mut(&mut self.block).is_some();
         if unshared {
-            self.len = 0;
+            (self.len, self.staged) = (0, 0);
         }
         unshared
     }
@@ -122,7 +174,7 @@ impl Block {
     /// The bytes in `range`.
     ///
     /// # Safety
-    /// All of `range` was appended before.
+    /// All of `range` was appended before, or is staged and the owner of the buffer lends it.
     pub(crate) unsafe fn bytes(&self, range: &Range<usize>) -> &[u8] {
         // SAFETY: the caller vouches that these bytes are initialised; nobody writes them while they are shared.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.end - range.start) }
@@ -151,6 +203,20 @@ mod tests {
         assert_eq!(buffer.spare(), 0);
         assert_eq!(&*hello, b"hello");
         assert_eq!(&*buffer.lease(8190..8192), [7, 7]);
+    }
+
+    #[test]
+    fn staged_bytes_are_seen_by_nobody_until_they_are_appended() {
+        let mut buffer = AppendBuffer::with_capacity(4096);
+        buffer.append(b"there");
+        assert_eq!(buffer.stage(b", staged"), 8);
+        assert_eq!((buffer.len(), buffer.staged(), buffer.spare()), (5, &b", staged"[..], 4083));
+        buffer.unstage();
+        assert_eq!(buffer.stage(b" again"), 6);
+        buffer.commit();
+        assert_eq!((&*buffer.lease(0..11), buffer.staged()), (&b"there again"[..], &b""[..]));
+        assert_eq!(buffer.stage(&[7; 9000]), 4085, "as many as fit");
+        assert_eq!(buffer.stage(b"more"), 0);
     }
 
     #[test]

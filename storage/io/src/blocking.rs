@@ -62,6 +62,7 @@ enum Waiting {
     Send(Socket, Vectored),
     SendFile(SendFile),
     Readable(Arc<OwnedFd>),
+    Arrival(Socket),
 }
 
 /// What becomes of an operation that was tried.
@@ -131,6 +132,9 @@ impl BlockingBackend {
             }
             Op::Readable { descriptor } => {
                 return self.wait(slots, key, Tried::WaitReadable(Waiting::Readable(descriptor)));
+            }
+            Op::Arrival { socket } => {
+                return self.wait(slots, key, Tried::WaitReadable(Waiting::Arrival(socket)));
             }
             file_op => return self.help(key, file_op),
         };
@@ -302,7 +306,7 @@ impl Waiting {
         match self {
             Waiting::Accept(listener) => listener.descriptor(),
             Waiting::Connect(socket) => socket.as_raw_fd(),
-            Waiting::Recv(socket, _) | Waiting::Send(socket, _) => socket.descriptor(),
+            Waiting::Recv(socket, _) | Waiting::Send(socket, _) | Waiting::Arrival(socket) => socket.descriptor(),
             Waiting::SendFile(send) => send.socket().descriptor(),
             Waiting::Readable(descriptor) => descriptor.as_raw_fd(),
         }
@@ -319,7 +323,7 @@ impl Waiting {
                 Step::WaitWritable => Tried::WaitWritable(Waiting::SendFile(send)),
                 Step::Read { position, len } => Tried::WaitRead(send, position, len),
             },
-            Waiting::Connect(_) | Waiting::Readable(_) => self.attempt_after_wait(),
+            Waiting::Connect(_) | Waiting::Readable(_) | Waiting::Arrival(_) => self.attempt_after_wait(),
         }
     }
 
@@ -327,7 +331,7 @@ impl Waiting {
     fn attempt_after_wait(self) -> Tried {
         match self {
             Waiting::Connect(socket) => Tried::Done(Outcome::of(connected(socket))),
-            Waiting::Readable(_) => Tried::Done(Outcome::of(Ok(Value::Unit))),
+            Waiting::Readable(_) | Waiting::Arrival(_) => Tried::Done(Outcome::of(Ok(Value::Unit))),
             other => other.attempt(),
         }
     }

@@ -86,6 +86,9 @@ pub(crate) enum Flight {
     Readable {
         descriptor: Arc<OwnedFd>,
     },
+    Arrival {
+        socket: Socket,
+    },
 }
 
 // SAFETY: the only thing in here that is not Send by itself is the header of a `Send`, whose pointers lead into its own
@@ -134,6 +137,7 @@ impl Flight {
                 Flight::SendFile { send, loading: None, position: 0 }
             }
             Op::Readable { descriptor } => Flight::Readable { descriptor },
+            Op::Arrival { socket } => Flight::Arrival { socket },
             other => return Err(other),
         };
         Ok(flight.first())
@@ -207,6 +211,7 @@ impl Flight {
                 opcode::Read::new(Fd(send.file().descriptor()), place, room).offset(*position).build()
             }
             Flight::Readable { descriptor } => poll_entry(descriptor.as_raw_fd(), libc::POLLIN),
+            Flight::Arrival { socket } => poll_entry(socket.descriptor(), libc::POLLIN),
         }
     }
 
@@ -233,7 +238,8 @@ impl Flight {
                 Err(error) => failed(error),
             },
             Flight::WriteZeros { .. } => self.zeros_completed(result),
-            Flight::Sync { .. } | Flight::Allocate { .. } | Flight::Readable { .. } => unit(result),
+            Flight::Sync { .. } | Flight::Allocate { .. } => unit(result),
+            Flight::Readable { .. } | Flight::Arrival { .. } => unit(result),
             Flight::Accept { .. } => self.accept_completed(result),
             Flight::Connect { socket } => match result.and_then(|_| os::take_socket_error(socket.as_raw_fd())) {
                 Ok(()) => self.connect_completed(),

@@ -221,7 +221,7 @@ impl ForeignBackend {
             Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => {
                 slots.finish(key, Outcome::refused(op, self.files_only()));
             }
-            Op::Readable { .. } => slots.finish(key, Outcome::refused(op, self.files_only())),
+            Op::Readable { .. } | Op::Arrival { .. } => slots.finish(key, Outcome::refused(op, self.files_only())),
             other => {
                 self.sweep_files();
                 self.in_pool.set(self.in_pool.get() + 1);

@@ -12,7 +12,7 @@
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
 //! | `buffer.rs`, `append_buffer.rs`, `recycle.rs` | [`Buffer`] and [`Lease`]; [`AppendBuffer`]; large memory that is used again |
 //! | `memory.rs` | how much memory there is |
-//! | `file.rs`, `socket.rs`, `signal.rs` | the operations that [`Io`] offers |
+//! | `file.rs`, `socket.rs`, `arrival.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
 //! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
@@ -26,6 +26,7 @@
 //! its result, never its memory: see `op.rs`.
 
 mod append_buffer;
+mod arrival;
 mod blocking;
 mod buffer;
 mod counters;
@@ -63,6 +64,7 @@ mod wake;
 mod zeros;
 
 pub use append_buffer::AppendBuffer;
+pub use arrival::Arrived;
 pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
 pub use counters::Counters;
 pub use error::Error;

@@ -68,6 +68,8 @@ pub(crate) enum Op {
     /// Receives at least one byte, unless the peer has closed, behind what `buffer` holds. Value: [`Value::Count`], and
     /// the buffer.
     Recv { socket: Socket, buffer: Buffer },
+    /// Waits until the socket can be read from. Value: [`Value::Unit`].
+    Arrival { socket: Socket },
     /// Sends all pieces, one after the other. Value: [`Value::Unit`].
     Send { socket: Socket, pieces: Vec<Lease> },
     /// Sends `len` bytes of the file from `position`; fails with `UnexpectedEof` if the file ends before. Value:
@@ -88,7 +90,7 @@ impl Op {
                 true
             }
             Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => true,
-            Op::Readable { .. } => true,
+            Op::Readable { .. } | Op::Arrival { .. } => true,
             Op::Open { .. } | Op::Write { .. } | Op::Sync { .. } | Op::SetLength { .. } | Op::Allocate { .. } => false,
             Op::WriteZeros { .. }
             | Op::Lock { .. }

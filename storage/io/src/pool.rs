@@ -208,7 +208,7 @@ fn run_without_buffer(op: Op) -> io::Result<Value> {
         Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => {
             unreachable!("sockets never block a thread")
         }
-        Op::Readable { .. } => unreachable!("waiting never blocks a thread"),
+        Op::Readable { .. } | Op::Arrival { .. } => unreachable!("waiting never blocks a thread"),
     }
     Ok(Value::Unit)
 }

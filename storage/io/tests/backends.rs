@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use heddle_io::sim::Simulator;
 use heddle_io::{
-    Backend, Buffer, EntryKind, Executor, File, Io, IoConfig, Lease, ListenOptions, Listener, LockError, OpenOptions,
-    Socket,
+    AppendBuffer, Backend, Buffer, EntryKind, Executor, File, Io, IoConfig, Lease, ListenOptions, Listener, LockError,
+    OpenOptions, Socket,
 };
 
 const LOOPBACK: &str = "127.0.0.1:0";
@@ -369,6 +369,53 @@ fn both_ends_of_a_connection_read_and_write_at_once() {
         sent.await;
         drop(client);
         echo.await;
+    });
+}
+
+/// A simulated network hands bytes over only by receives, and says so.
+#[test]
+fn the_end_of_a_request_is_received_where_it_stays_once_the_socket_holds_it() {
+    on_every_backend("arrival", async |io, _| {
+        let (client, server) = connection(io).await;
+        let all = Lease::from_vec(pattern(1 << 20));
+        let (begun, rest) = (all.slice(0..300_000), all.slice(300_000..all.len()));
+        let sent = io.spawn({
+            let (io, client) = (io.clone(), client.clone());
+            async move {
+                io.send(&client, vec![begun]).await.unwrap();
+                io.sleep(Duration::from_millis(5)).await;
+                io.send(&client, vec![rest, Lease::from_static(b"next")]).await.unwrap();
+            }
+        });
+        let Some(arrived) = io.arrival(&server, all.len()).await.unwrap() else {
+            assert_eq!(io.backend_name(), "sim", "the kernel makes room for what is waited for");
+            return sent.cancel();
+        };
+        let mut place = AppendBuffer::with_capacity(1 << 20);
+        place.append(b"before");
+        assert_eq!(place.stage_arrived(&arrived, 1000).unwrap(), 1000);
+        assert_eq!(place.staged(), &all[..1000]);
+        assert_eq!(arrived.receive(24).unwrap(), all[1000..1024]);
+        assert_eq!(place.stage_arrived(&arrived, 100_000).unwrap(), 100_000);
+        assert_eq!(place.staged()[1000..], all[1024..101_024]);
+        assert_eq!(arrived.left(), all.len() - 101_024);
+        arrived.discard().unwrap();
+        assert_eq!(arrived.left(), 0);
+        assert_eq!(&*receive(io, &server, 4).await, b"next", "what follows is received as ever");
+        sent.await;
+    });
+}
+
+#[test]
+fn what_does_not_arrive_is_not_waited_for_once_the_peer_has_gone() {
+    on_every_backend("departure", async |io, _| {
+        let (client, server) = connection(io).await;
+        io.send(&client, text("some")).await.unwrap();
+        let given_up = io.timeout(Duration::from_millis(5), io.arrival(&server, 1000)).await;
+        assert_eq!(given_up.is_err(), io.backend_name() != "sim", "it waits for what has not come");
+        assert_eq!(&*receive(io, &server, 4).await, b"some", "a wait that was given up takes nothing");
+        client.shutdown();
+        assert!(io.arrival(&server, 1000).await.unwrap().is_none());
     });
 }
 

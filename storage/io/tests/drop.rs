@@ -194,7 +194,7 @@ impl Place {
 
     fn socket_operations(&self, socket: &Socket) -> Vec<(&'static str, Begin)> {
         let io = || self.io.clone();
-        let (receiving, sending, much) = (socket.clone(), socket.clone(), socket.clone());
+        let (receiving, arriving, sending, much) = (socket.clone(), socket.clone(), socket.clone(), socket.clone());
         let file = self.cached.clone();
         let listener = self.io.listen(any_address(), ListenOptions::default()).expect("a free port");
         let address = listener.local_addr();
@@ -202,6 +202,7 @@ impl Place {
             ("accept", run(io(), async move |io| drop(io.accept(&listener).await))),
             ("connect", run(io(), async move |io| drop(io.connect(address).await))),
             ("receive", begin(self, move |place| place.io.recv(&receiving, place.io.buffer(SMALL)))),
+            ("arrival", run(io(), async move |io| drop(io.arrival(&arriving, SMALL).await))),
             ("send file", run(io(), async move |io| drop(io.send_file(&sending, &file, 0, LARGE).await))),
             ("send", begin(self, move |place| place.io.send(&much, sent(8 * LARGE)))),
         ]

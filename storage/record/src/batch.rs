@@ -230,6 +230,13 @@ impl BatchHeader {
     pub fn has_producer(&self) -> bool {
         self.producer_id.get() >= 0
     }
+
+    /// Whether the max timestamp can be what the records say.
+    pub fn max_timestamp_is_plausible(&self) -> bool {
+        self.attributes.timestamp_type() == TimestampType::LogAppendTime
+            || self.attributes.has_delete_horizon()
+            || self.max_timestamp >= self.base_timestamp
+    }
 }
 
 /// Reads fields off the front of a header.
@@ -241,6 +248,23 @@ impl Fields<'_> {
         self.0 = rest;
         *field
     }
+}
+
+/// The header at the start of `bytes`, of magic 2, and the size of its batch in bytes.
+pub(crate) fn sized_header(bytes: &[u8]) -> Result<(BatchHeader, usize), BatchError> {
+    // The magic is at the same place in all formats, so an old batch is called old, not short.
+    if let Some(&magic) = bytes.get(16)
+        && magic as i8 != MAGIC
+    {
+        return Err(BatchError::Magic { magic: magic as i8 });
+    }
+    let truncated = BatchError::Truncated { needed: HEADER_LEN, available: bytes.len() };
+    let header = BatchHeader::decode(bytes.first_chunk::<HEADER_LEN>().ok_or(truncated)?);
+    let length = usize::try_from(header.batch_length)
+        .ok()
+        .filter(|length| *length >= BATCH_LENGTH_MIN)
+        .ok_or(BatchError::Length { length: header.batch_length })?;
+    Ok((header, LOG_OVERHEAD + length))
 }
 
 /// One record batch in borrowed bytes: at least a header, of magic 2, cut to its own length. Nothing else is promised;
@@ -257,21 +281,8 @@ impl<'a> RecordBatch<'a> {
     /// # Errors
     /// [`BatchError::Truncated`], [`BatchError::Length`], [`BatchError::Magic`].
     pub fn peek(bytes: &'a [u8]) -> Result<Self, BatchError> {
-        // The magic is at the same place in all formats, so an old batch is called old, not short.
-        if let Some(&magic) = bytes.get(16)
-            && magic as i8 != MAGIC
-        {
-            return Err(BatchError::Magic { magic: magic as i8 });
-        }
-        let truncated = |needed| BatchError::Truncated { needed, available: bytes.len() };
-        let header = bytes.first_chunk::<HEADER_LEN>().ok_or(truncated(HEADER_LEN))?;
-        let header = BatchHeader::decode(header);
-        let length = usize::try_from(header.batch_length)
-            .ok()
-            .filter(|length| *length >= BATCH_LENGTH_MIN)
-            .ok_or(BatchError::Length { length: header.batch_length })?;
-        let size = LOG_OVERHEAD + length;
-        let bytes = bytes.get(..size).ok_or(truncated(size))?;
+        let (header, size) = sized_header(bytes)?;
+        let bytes = bytes.get(..size).ok_or(BatchError::Truncated { needed: size, available: bytes.len() })?;
         Ok(RecordBatch { header, bytes })
     }
 
@@ -392,12 +403,10 @@ impl<'a> RecordBatch<'a> {
         self.header.record_count
     }
 
-    /// Whether the max timestamp can be what the records say. If not, a broker computes it from the records
+    /// As [`BatchHeader::max_timestamp_is_plausible`]. If not, a broker computes it from the records
     /// ([`RecordsSummary::max_timestamp`]) and writes it ([`crate::RawHeader::set_max_timestamp`]), as Kafka does.
     pub fn max_timestamp_is_plausible(&self) -> bool {
-        self.timestamp_type() == TimestampType::LogAppendTime
-            || self.attributes().has_delete_horizon()
-            || self.header.max_timestamp >= self.header.base_timestamp
+        self.header.max_timestamp_is_plausible()
     }
 
     /// The checksum of the batch as it stands.

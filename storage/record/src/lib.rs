@@ -44,4 +44,4 @@ pub use id::{
 pub use offset::{FlushedEndOffset, HighWatermark, LastStableOffset, LogEndOffset, LogStartOffset, Offset};
 pub use patch::RawHeader;
 pub use record::{Header, Headers, Record, RecordError, RecordIter, RecordsSummary};
-pub use validate::{BatchError, Origin, validate};
+pub use validate::{BatchError, Origin, validate, validate_header};

@@ -35,6 +35,22 @@ impl RawHeader {
         RawHeader { bytes: *batch.header_bytes(), body_len: batch.body().len() }
     }
 
+    /// The header of a batch whose body, of `body_len` bytes, comes later.
+    pub fn ahead_of(bytes: &[u8; HEADER_LEN], body_len: usize) -> Self {
+        RawHeader { bytes: *bytes, body_len }
+    }
+
+    /// The checksum as far as the header goes: continued over the body it is the batch's ([`crate::checksum::crc32c_append`]).
+    pub fn checksum(&self) -> u32 {
+        let (_, covered) = self.bytes.split_at(CRC_COVERS_FROM);
+        crc32c(covered)
+    }
+
+    /// Bytes of the body.
+    pub fn body_len(&self) -> usize {
+        self.body_len
+    }
+
     /// The header's bytes.
     pub fn bytes(&self) -> &[u8; HEADER_LEN] {
         &self.bytes

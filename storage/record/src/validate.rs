@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::batch::{BATCH_LENGTH_MIN, BatchHeader, MAGIC, RecordBatch, TimestampType};
+use crate::batch::{BATCH_LENGTH_MIN, BatchHeader, HEADER_LEN, MAGIC, RecordBatch, TimestampType, sized_header};
 use crate::id::{ProducerEpoch, ProducerId, Sequence, Timestamp};
 use crate::offset::Offset;
 
@@ -31,6 +31,22 @@ pub fn validate(bytes: &[u8], origin: Origin) -> Result<RecordBatch<'_>, BatchEr
     check_crc(&batch)?;
     check_header(batch.header(), origin)?;
     Ok(batch)
+}
+
+/// Checks the header of a batch of `len` bytes whose body comes later: every rule of [`validate`] but the checksum, which
+/// continues [`crate::RawHeader::checksum`].
+///
+/// # Errors
+/// As [`validate`].
+pub fn validate_header(bytes: &[u8; HEADER_LEN], len: usize, origin: Origin) -> Result<BatchHeader, BatchError> {
+    let (header, size) = sized_header(bytes)?;
+    match len {
+        len if len < size => return Err(BatchError::Truncated { needed: size, available: len }),
+        len if len > size => return Err(BatchError::TrailingBytes { count: len - size }),
+        _ => {}
+    }
+    check_header(&header, origin)?;
+    Ok(header)
 }
 
 fn check_crc(batch: &RecordBatch<'_>) -> Result<(), BatchError> {
@@ -324,6 +340,29 @@ mod tests {
         for id in 5..8u8 {
             assert_eq!(refusal(&altered(22..23, &[id]), Origin::Log), BatchError::Codec { id });
         }
+    }
+
+    #[test]
+    fn a_header_alone_is_held_to_the_same_rules() {
+        let cases = [plain(), altered(COUNT, &7i32.to_be_bytes()), altered(22..23, &[6]), altered(22..23, &[0x20])];
+        for bytes in cases {
+            let header = bytes.first_chunk().unwrap();
+            let alone = validate_header(header, bytes.len(), Origin::Producer);
+            assert_eq!(alone, validate(&bytes, Origin::Producer).map(|batch| *batch.header()));
+            let shorter = validate_header(header, bytes.len() - 1, Origin::Producer);
+            assert_eq!(shorter.unwrap_err(), refusal(&bytes[..bytes.len() - 1], Origin::Producer));
+            let longer = validate_header(header, bytes.len() + 3, Origin::Producer);
+            assert_eq!(longer, Err(BatchError::TrailingBytes { count: 3 }));
+        }
+    }
+
+    #[test]
+    fn the_checksum_of_a_header_goes_on_with_the_body() {
+        let bytes = batch(idempotent());
+        let peeked = RecordBatch::peek(&bytes).unwrap();
+        let header = crate::RawHeader::ahead_of(peeked.header_bytes(), peeked.body().len());
+        assert_eq!(header, crate::RawHeader::copy_of(&peeked));
+        assert_eq!(crate::checksum::crc32c_append(header.checksum(), peeked.body()), peeked.crc());
     }
 
     #[test]

@@ -3,23 +3,31 @@
 //! Owns the split by partition, `acks`, and what a producer is told. Never looks into a batch beyond its codec: the
 //! engine validates.
 //!
+//! The body of a large batch may still wait in the socket (`produce/opening.rs`); then it is received into its place.
+//!
 //! Steps, so that consecutive requests of one connection share a flush: [`begin`] gives every batch its place in its log,
 //! [`Pending::settle`] waits until the logs are as sure of them as the producer asks, [`Pending::respond`] says so. Logs of
 //! the connection's own core are reached by a call, not by a letter.
 
+mod opening;
+
 use std::rc::Rc;
 use std::time::Duration;
 
+use heddle_engine::Staging;
 use heddle_io::{Lease, Monotonic};
 use heddle_protocol::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse,
     ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use heddle_protocol::{ErrorCode, Records, Writer, frame};
-use heddle_record::{BrokerId, Compression, LeaderEpoch, RecordBatch};
+use heddle_record::{BrokerId, Compression, HEADER_LEN, LeaderEpoch, RecordBatch};
+
+pub(crate) use opening::{Opening, opening};
 
 use super::topic_view::is_internal;
 use super::{Call, Refusal};
+use crate::connection::Rest;
 use crate::guard;
 use crate::message::{Acks, AppendEntry, AppendFault, AppendOutcome, AppendRequest};
 use crate::partition::{Partition, Placed};
@@ -84,7 +92,9 @@ pub(crate) async fn begin(call: Call) -> Result<Pending, Refusal> {
                     },
                     owner => {
                         let place = elsewhere.next().expect("fewer than there are numbers");
-                        scatter.push(owner, place, entry);
+                        let batch =
+                            call.rest.as_ref().map_or(Ok(entry.batch.clone()), |rest| rest.whole(&entry.batch))?;
+                        scatter.push(owner, place, AppendEntry { batch, ..entry });
                         Slot::Elsewhere(place)
                     }
                 },
@@ -96,22 +106,62 @@ pub(crate) async fn begin(call: Call) -> Result<Pending, Refusal> {
     let acks = acks.unwrap_or(Acks::Leader);
     let elsewhere = scatter.post(&call.core, |entries| AppendRequest { entries, acks, deadline }).await;
     for slot in &mut slots {
-        slot.place(&call, acks, deadline).await;
+        slot.place(&call, acks, deadline).await?;
     }
     Ok(Pending { call, acks, deadline, slots, elsewhere })
 }
 
 impl Slot {
     /// Gives a batch for a log of this core its place there.
-    async fn place(&mut self, call: &Call, acks: Acks, deadline: Monotonic) {
+    async fn place(&mut self, call: &Call, acks: Acks, deadline: Monotonic) -> Result<(), Refusal> {
         if let Slot::Routed(partition, batch) = self {
-            let placing = partition.place(call.core.io(), std::mem::take(batch), acks, deadline);
-            *self = match guard::guarded(placing).await {
+            let batch = std::mem::take(batch);
+            let placing = async {
+                match &call.rest {
+                    None => Ok(partition.place(call.core.io(), batch, acks, deadline).await),
+                    Some(rest) => stage(call, partition, &batch, rest, acks, deadline).await,
+                }
+            };
+            *self = match guard::guarded(placing).await? {
                 Ok(placed) => Slot::Placed(placed),
                 Err(fault) => Slot::Settled(Err(fault), None),
             };
         }
+        Ok(())
     }
+}
+
+/// Gives a batch its place whose body waits in the socket.
+///
+/// # Errors
+/// The connection is over, or the frame does not end as it should: nothing was appended.
+async fn stage(
+    call: &Call,
+    partition: &Rc<Partition>,
+    header: &Lease,
+    rest: &Rest,
+    acks: Acks,
+    deadline: Monotonic,
+) -> Result<Result<Placed, AppendFault>, Refusal> {
+    let (io, bytes) = (call.core.io(), header.first_chunk().expect("of the batch the frame has the header"));
+    let len = HEADER_LEN + rest.body_len();
+    let staging = partition.stage(io, bytes, len, (acks, deadline), |buffer, count| rest.stage(buffer, count));
+    let appended = match staging.await {
+        Ok(Staging::Whole) => {
+            let batch = rest.whole(header)?;
+            return Ok(partition.place(io, batch, acks, deadline).await);
+        }
+        Ok(Staging::Staged(staged)) => {
+            rest.check_end()?;
+            staged.commit()
+        }
+        Ok(Staging::Duplicate(original)) => {
+            rest.check_end()?;
+            original
+        }
+        Err(fault) => return Ok(Err(fault)),
+    };
+    Ok(Ok(Rc::clone(partition).placed(appended)))
 }
 
 type Unroutable = (AppendFault, Option<(BrokerId, LeaderEpoch)>);

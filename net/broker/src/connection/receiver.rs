@@ -1,18 +1,23 @@
 //! Bytes on the socket to whole frames.
 //!
 //! Owns the receive buffer: it grows with the bytes that arrive, never at the length that a frame declares. Never looks
-//! into a frame, but at the first bytes of a connection, to tell HTTP and TLS from Kafka.
+//! into a frame, but at the first bytes of a connection, to tell HTTP and TLS from Kafka; of a large frame it asks
+//! [`produce::opening`] whether its rest may stay in the socket.
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::ops::RangeInclusive;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
 
 use heddle_io::sync::Notified;
 use heddle_io::{Buffer, Lease, Receiving, Socket};
 use heddle_protocol::frame::LENGTH_BYTES;
 
+use super::rest::Rest;
 use super::session::{Ending, Session};
+use crate::api::produce::{self, Opening};
 use crate::concurrently::{Either, either};
 use crate::core::Core;
 pub(crate) use crate::receive_budget::Charge;
@@ -24,11 +29,27 @@ const BUSY_BYTES_MAX: usize = 128 << 10;
 /// How far the buffer may run ahead of the bytes that have arrived, on a connection that has sent frames as large.
 const AHEAD_BYTES_MAX: usize = 1 << 20;
 
+/// From this size on the body of a batch may stay in the socket until its place is known, and up to this one: the kernel
+/// holds half of tcp_rmem's limit at most, 3 MiB where nobody has changed it.
+const REST_BYTES: RangeInclusive<usize> = (64 << 10)..=(2 << 20);
+
 /// A whole request, without its length.
 pub(crate) struct Frame {
     pub(crate) bytes: Lease,
+    /// What is missing in `bytes`, if that waits in the socket.
+    pub(crate) rest: Option<Rc<Rest>>,
     /// What the frame's memory takes of the receive budget.
     pub(crate) charge: Charge,
+}
+
+/// What becomes of the rest of a frame.
+enum Stay {
+    /// It is there, and stays in the socket.
+    Stays,
+    /// It is received as it comes.
+    Comes,
+    /// The session was left.
+    Left,
 }
 
 /// The receive side of one socket.
@@ -40,6 +61,12 @@ pub(crate) struct Receiver<'a> {
     received: Lease,
     /// The start of a frame that is not whole yet, while nothing is being received.
     filling: Buffer,
+    /// A frame whose rest stays in the socket, for now.
+    staying: Option<(Lease, Rc<Rest>)>,
+    /// What the frame before has left in the socket, or may still take.
+    rest: Option<Rc<Rest>>,
+    /// The frame that is not whole yet is received as it comes.
+    as_it_comes: bool,
     /// The receive in flight. It outlives whoever waits for it: what arrives is never lost.
     receiving: Option<Receiving>,
     /// What the buffer that is being filled takes of the receive budget.
@@ -62,6 +89,9 @@ impl<'a> Receiver<'a> {
             session,
             received: Lease::default(),
             filling: Buffer::default(),
+            staying: None,
+            rest: None,
+            as_it_comes: false,
             receiving: None,
             charge: core.receive_budget().charge(),
             left: session.notice(),
@@ -76,12 +106,16 @@ impl<'a> Receiver<'a> {
         if self.session.is_leaving() || !self.fill().await? {
             return Ok(None);
         }
+        let charge = std::mem::replace(&mut self.charge, self.core.receive_budget().charge());
+        if let Some((bytes, rest)) = self.staying.take() {
+            self.rest = Some(Rc::clone(&rest));
+            return Ok(Some(Frame { bytes, rest: Some(rest), charge }));
+        }
         let end = frame_end(&self.received).expect("a whole frame is there");
         self.largest = self.largest.max(end);
-        let rest = self.received.slice(end..self.received.len());
-        let bytes = std::mem::replace(&mut self.received, rest).slice(LENGTH_BYTES..end);
-        let charge = std::mem::replace(&mut self.charge, self.core.receive_budget().charge());
-        Ok(Some(Frame { bytes, charge }))
+        let behind = self.received.slice(end..self.received.len());
+        let bytes = std::mem::replace(&mut self.received, behind).slice(LENGTH_BYTES..end);
+        Ok(Some(Frame { bytes, rest: None, charge }))
     }
 
     /// Runs `work`, and reads up to one frame ahead if that takes long: a request that waits for news hears of it here
@@ -93,6 +127,9 @@ impl<'a> Receiver<'a> {
         let done = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
         if let Poll::Ready(result) = done {
             return result;
+        }
+        if self.rest.as_ref().is_some_and(|rest| rest.is_left()) {
+            return work.await;
         }
         match either(&mut work, self.fill()).await {
             Either::First(result) => return result,
@@ -107,13 +144,24 @@ impl<'a> Receiver<'a> {
 
     /// Receives until a whole frame is there; false if there will be none. May be dropped at any point and called again.
     async fn fill(&mut self) -> Result<bool, Ending> {
+        if self.staying.is_some() {
+            return Ok(true);
+        }
+        if let Some(rest) = self.rest.take() {
+            rest.discard().map_err(Ending::Socket)?;
+        }
         if self.receiving.is_none() && self.filling.is_empty() {
             if self.frame_length(&self.received)?.is_some_and(|needed| needed <= self.received.len()) {
                 return Ok(true);
             }
-            self.begin_frame()?;
+            self.begin_frame();
         }
         loop {
+            match self.leave_in_socket().await? {
+                Stay::Stays => return Ok(true),
+                Stay::Left => return Ok(false),
+                Stay::Comes => {}
+            }
             if self.receiving.is_none() {
                 self.make_room().await?;
                 let buffer = std::mem::take(&mut self.filling);
@@ -138,8 +186,37 @@ impl<'a> Receiver<'a> {
         }
     }
 
+    /// Waits until the rest of a large batch is there, where it is to be received straight into its log.
+    async fn leave_in_socket(&mut self) -> Result<Stay, Ending> {
+        if self.as_it_comes || self.receiving.is_some() {
+            return Ok(Stay::Comes);
+        }
+        let Some(needed) = self.frame_length(&self.filling)? else { return Ok(Stay::Comes) };
+        self.as_it_comes = true;
+        let (here, missing) = (self.filling.len(), needed - self.filling.len());
+        if !REST_BYTES.contains(&missing) {
+            return Ok(Stay::Comes);
+        }
+        let opening = produce::opening(self.core, &self.filling[LENGTH_BYTES..], needed - LENGTH_BYTES);
+        let Some(Opening { request, body }) = opening else { return Ok(Stay::Comes) };
+        self.as_it_comes = false;
+        let arrival = pin!(self.core.io().arrival(self.socket, missing));
+        let left = pin!(self.session.left());
+        let Either::First(arrived) = either(arrival, left).await else { return Ok(Stay::Left) };
+        self.as_it_comes = true;
+        let Some(arrived) = arrived.map_err(Ending::Socket)? else { return Ok(Stay::Comes) };
+        let head = std::mem::take(&mut self.filling).freeze();
+        let begun = head.slice(LENGTH_BYTES + body.start..here);
+        let rest = Rest::new(begun, arrived, needed - LENGTH_BYTES - body.end);
+        self.session.frame_ended(self.core.io().now());
+        self.largest = self.largest.max(needed);
+        self.staying = Some((request, Rc::new(rest)));
+        Ok(Stay::Stays)
+    }
+
     /// Moves what is there of the next frame into a buffer of its own.
-    fn begin_frame(&mut self) -> Result<(), Ending> {
+    fn begin_frame(&mut self) {
+        self.as_it_comes = false;
         let received = std::mem::take(&mut self.received);
         let mut buffer = self.core.io().buffer(self.window.max(received.len() + 1));
         buffer.extend_from_slice(&received);
@@ -147,7 +224,6 @@ impl<'a> Receiver<'a> {
             self.session.frame_started(self.core.io().now());
         }
         self.filling = buffer;
-        Ok(())
     }
 
     /// Makes room in the buffer for what comes next, when the receive budget allows it.

@@ -15,6 +15,7 @@ mod log;
 mod recovery;
 mod retention;
 mod rot;
+mod staged;
 mod times;
 
 const DEVICE: DeviceChoice = DeviceChoice::Direct;

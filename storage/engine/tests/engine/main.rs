@@ -17,6 +17,7 @@ mod many;
 mod recovery;
 mod retention;
 mod rot;
+mod staged;
 mod times;
 
 const DEVICE: DeviceChoice = DeviceChoice::Buffered;

@@ -1,7 +1,7 @@
 //! System calls on sockets. None of them waits.
 #![expect(unsafe_code, reason = "system calls through libc")]
 
-use std::io::{self, Error};
+use std::io::{self, Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -221,6 +221,40 @@ pub(crate) fn receive(socket: RawFd, buffer: &mut Buffer) -> io::Result<usize> {
     // SAFETY: the kernel has just filled that many bytes there.
     unsafe { buffer.filled(count) };
     Ok(count)
+}
+
+/// Receives exactly `count` bytes that are there already, to `place`.
+///
+/// # Errors
+/// The connection was reset; [`ErrorKind::UnexpectedEof`] if fewer were there.
+///
+/// # Safety
+/// `place` is valid for `count` bytes.
+pub(crate) unsafe fn receive_there(socket: RawFd, place: *mut u8, count: usize) -> io::Result<()> {
+    // SAFETY: the caller vouches for the place.
+    let received = checked_len(unsafe { libc::recv(socket, place.cast(), count, libc::MSG_DONTWAIT) })?;
+    if received == count { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Removes at most `count` bytes that are there already; returns how many.
+pub(crate) fn discard(socket: RawFd, count: usize) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: with MSG_TRUNC a TCP socket copies nothing (tcp(7)).
+    checked_len(unsafe { libc::recv(socket, std::ptr::null_mut(), count, flags) })
+}
+
+/// Bytes that can be received without waiting.
+pub(crate) fn received_bytes(socket: RawFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: `count` is valid during the call.
+    checked(unsafe { libc::ioctl(socket, libc::FIONREAD, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// From how many bytes on the socket counts as readable. The kernel makes room for as many, as far as it may.
+pub(crate) fn set_low_water(socket: RawFd, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
 /// A message header of nothing.

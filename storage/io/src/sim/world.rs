@@ -362,6 +362,7 @@ impl World {
             Op::Readable { .. } => {
                 self.wait(begin, Stage::Forever, Held::Nothing);
             }
+            Op::Arrival { .. } => unreachable!("nobody waits for bytes that a simulated socket holds"),
             Op::Run { .. } => unreachable!("the backend runs functions itself, outside of the world"),
             op => self.start_file(begin, op),
         }
