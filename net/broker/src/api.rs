@@ -4,16 +4,25 @@
 //! ([`crate::connection`] does) and holds no API's logic: each has its file in `api/`.
 
 pub(crate) mod alter_configs;
+pub(crate) mod alter_partition_reassignments;
+pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
+pub(crate) mod create_acls;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
+pub(crate) mod delete_acls;
 pub(crate) mod delete_groups;
 pub(crate) mod delete_records;
 pub(crate) mod delete_topics;
+pub(crate) mod describe_acls;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
 pub(crate) mod describe_groups;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_producers;
+pub(crate) mod describe_quorum;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;
 pub(crate) mod groups;
@@ -22,8 +31,10 @@ pub(crate) mod incremental_alter_configs;
 pub(crate) mod init_producer_id;
 pub(crate) mod join_group;
 pub(crate) mod leave_group;
+pub(crate) mod list_config_resources;
 pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
+pub(crate) mod list_partition_reassignments;
 pub(crate) mod metadata;
 pub(crate) mod offset_commit;
 pub(crate) mod offset_delete;
@@ -32,6 +43,7 @@ pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub(crate) mod sync_group;
 mod topic_view;
+pub(crate) mod update_features;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -83,7 +95,7 @@ macro_rules! alone {
 }
 
 /// Every API that is served, by key. ApiVersions answers with this table.
-pub(crate) static TABLE: [Api; 27] = [
+pub(crate) static TABLE: [Api; 39] = [
     Api { key: ApiKey::Produce, versions: 3..=13, advertised_min: 0, handler: Handler::Overlapping },
     alone!(Fetch, 4..=18, fetch),
     alone!(ListOffsets, 1..=11, list_offsets),
@@ -103,13 +115,25 @@ pub(crate) static TABLE: [Api; 27] = [
     alone!(DeleteRecords, 0..=2, delete_records),
     alone!(InitProducerId, 0..=5, init_producer_id),
     alone!(OffsetForLeaderEpoch, 2..=4, offset_for_leader_epoch),
+    alone!(DescribeAcls, 1..=3, describe_acls),
+    alone!(CreateAcls, 1..=3, create_acls),
+    alone!(DeleteAcls, 1..=3, delete_acls),
     alone!(DescribeConfigs, 1..=4, describe_configs),
     alone!(AlterConfigs, 0..=2, alter_configs),
+    alone!(AlterReplicaLogDirs, 1..=2, alter_replica_log_dirs),
+    alone!(DescribeLogDirs, 1..=5, describe_log_dirs),
     alone!(CreatePartitions, 0..=3, create_partitions),
     alone!(DeleteGroups, 0..=2, delete_groups),
+    alone!(ElectLeaders, 0..=2, elect_leaders),
     alone!(IncrementalAlterConfigs, 0..=1, incremental_alter_configs),
+    alone!(AlterPartitionReassignments, 0..=1, alter_partition_reassignments),
+    alone!(ListPartitionReassignments, 0..=0, list_partition_reassignments),
     alone!(OffsetDelete, 0..=0, offset_delete),
+    alone!(DescribeQuorum, 0..=2, describe_quorum),
+    alone!(UpdateFeatures, 0..=2, update_features),
     alone!(DescribeCluster, 0..=2, describe_cluster),
+    alone!(DescribeProducers, 0..=0, describe_producers),
+    alone!(ListConfigResources, 0..=1, list_config_resources),
     alone!(DescribeTopicPartitions, 0..=0, describe_topic_partitions),
 ];
 
@@ -259,6 +283,8 @@ pub(crate) enum Refusal {
     UnsupportedVersion { key: ApiKey, version: i16 },
     /// The request names more than one answer can hold.
     TooMany { what: &'static str, limit: usize },
+    /// The request asks for what cannot be.
+    Senseless(&'static str),
     /// A producer that wants no answers must hear of an error: Kafka closes its connection.
     UnansweredError(String),
     /// The connection ended within the request.
@@ -276,6 +302,7 @@ impl fmt::Display for Refusal {
                 write!(formatter, "{key:?} version {version} is not served here")
             }
             Self::TooMany { what, limit } => write!(formatter, "a request names more than {limit} {what}"),
+            Self::Senseless(what) => write!(formatter, "a request names {what}"),
             Self::UnansweredError(what) => write!(formatter, "a produce with acks=0 failed: {what}"),
             Self::Broken(error) => error.fmt(formatter),
             Self::Unanswerable(error) => write!(formatter, "a response could not be written: {error}"),

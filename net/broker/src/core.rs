@@ -280,6 +280,8 @@ impl Core {
                 Reply::DeleteRecords(self.inner.partitions.delete_records(self, request).await)
             }
             Request::EpochEnds(request) => Reply::EpochEnds(self.inner.partitions.epoch_ends(&request)),
+            Request::Producers(request) => Reply::Producers(self.inner.partitions.producers(&request)),
+            Request::Sizes(request) => Reply::Sizes(self.inner.partitions.sizes(&request)),
             Request::Group(request) => Reply::Group(self.inner.coordinators.serve(self, *request).await),
             Request::GroupAnswers(request) => {
                 self.inner.coordinators.tell(request.0);

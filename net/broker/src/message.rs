@@ -10,11 +10,12 @@ use heddle_cluster::MetadataImage;
 use heddle_cluster::controller::{Command, Fault, Response};
 use heddle_cluster::group::command::{Filter, Listed};
 use heddle_cluster::group::{Command as GroupCommand, Response as GroupResponse};
+use heddle_engine::producer_state::Producer;
 use heddle_engine::{DataDir, FirstBatch, Piece};
 use heddle_io::{Lease, Monotonic, Socket};
 use heddle_protocol::ErrorCode;
 use heddle_record::{
-    HighWatermark, LastStableOffset, LeaderEpoch, LogId, LogStartOffset, Offset, PartitionIndex, Timestamp,
+    HighWatermark, LastStableOffset, LeaderEpoch, LogId, LogStartOffset, Offset, PartitionIndex, ProducerId, Timestamp,
 };
 
 use crate::change::Change;
@@ -69,6 +70,10 @@ letters! {
     DeleteRecords(DeleteRecordsRequest) -> Vec<Result<LogStartOffset, ErrorCode>>;
     /// Find where leader epochs end; one outcome for each, in order.
     EpochEnds(EpochEndsRequest) -> Vec<Result<EpochEnd, ErrorCode>>;
+    /// The producers that some logs remember; one outcome for each, in order.
+    Producers(ProducersRequest) -> Vec<Result<Vec<(ProducerId, Producer)>, ErrorCode>>;
+    /// Bytes of some logs; one outcome for each, in order.
+    Sizes(SizesRequest) -> Vec<Result<u64, ErrorCode>>;
     /// Ask the coordinator of a group.
     Group(Box<GroupRequest>) -> GroupReply;
     /// Give answers to requests of the asked core that waited for other members.
@@ -303,6 +308,16 @@ pub(crate) struct EpochQuestion {
 pub(crate) struct EpochEnd {
     pub(crate) epoch: Option<LeaderEpoch>,
     pub(crate) end: Option<Offset>,
+}
+
+/// [`Request::Producers`].
+pub(crate) struct ProducersRequest {
+    pub(crate) logs: Vec<LogId>,
+}
+
+/// [`Request::Sizes`].
+pub(crate) struct SizesRequest {
+    pub(crate) logs: Vec<LogId>,
 }
 
 /// [`Request::Group`].

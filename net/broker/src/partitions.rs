@@ -4,12 +4,14 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 
+use heddle_engine::producer_state::Producer;
 use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
 use heddle_io::Task;
 use heddle_protocol::ErrorCode;
-use heddle_record::{LogId, LogStartOffset, PartitionIndex};
+use heddle_record::{LogId, LogStartOffset, PartitionIndex, ProducerId};
 
 use crate::change::Change;
 use crate::concurrently;
@@ -17,7 +19,7 @@ use crate::core::Core;
 use crate::guard;
 use crate::message::{
     AppendFault, AppendOutcome, AppendRequest, DeleteRecordsRequest, EpochEnd, EpochEndsRequest, FoundOffset,
-    ListOffsetsRequest, ReadOutcome, ReadRequest,
+    ListOffsetsRequest, ProducersRequest, ReadOutcome, ReadRequest, SizesRequest,
 };
 use crate::partition::{Partition, Terms};
 use crate::topic_settings;
@@ -132,6 +134,21 @@ impl Partitions {
             self.find(question.log)?.epoch_end(question.epoch, question.current_leader_epoch)
         };
         request.entries.iter().map(end).collect()
+    }
+
+    pub(crate) fn producers(&self, request: &ProducersRequest) -> Vec<Result<Vec<(ProducerId, Producer)>, ErrorCode>> {
+        request.logs.iter().map(|log| Ok(self.find(*log)?.log().producers())).collect()
+    }
+
+    pub(crate) fn sizes(&self, request: &SizesRequest) -> Vec<Result<u64, ErrorCode>> {
+        request.logs.iter().map(|log| Ok(self.find(*log)?.log().size_bytes())).collect()
+    }
+
+    /// Where all logs are, from the root of the file system, and whether that directory is offline.
+    pub(crate) fn data_dir(&self) -> (PathBuf, bool) {
+        let dir = self.open_engine().data_dir();
+        let path = std::path::absolute(dir.path()).unwrap_or_else(|_| dir.path().to_owned());
+        (path, dir.is_offline())
     }
 }
 

@@ -6,6 +6,7 @@
 mod wire {
     pub(crate) mod connections;
     pub(crate) mod controller;
+    pub(crate) mod conversations;
     pub(crate) mod data;
     pub(crate) mod groups;
     pub(crate) mod kafkas_answers;

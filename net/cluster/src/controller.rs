@@ -11,6 +11,8 @@
 
 mod brokers;
 mod configs;
+mod features;
+mod placement;
 mod topics;
 
 use alloc::string::String;
@@ -22,6 +24,8 @@ use heddle_record::{BrokerId, ProducerId, Timestamp};
 
 pub use brokers::{PRODUCER_ID_BLOCK, RegisterBroker};
 pub use configs::{AlterConfigs, AlterResource, AlteredResource, ConfigChange, Operation, Others, ResourceKind};
+pub use features::{FeatureUpdate, update_features};
+pub use placement::{Election, elect, reassign};
 pub use topics::{
     Assignment, CreatePartitions, CreateTopics, CreatedTopic, DeleteTopic, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, TopicShape, check_topic_name,

@@ -13,8 +13,8 @@ use std::rc::Rc;
 use heddle_io::sync::{Notify, Permits, Semaphore};
 use heddle_io::{File, Io, Lease, Monotonic, OpenOptions};
 use heddle_record::{
-    BatchHeader, HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Origin, RecordBatch, Timestamp, TimestampType,
-    validate,
+    BatchHeader, HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Origin, ProducerId, RecordBatch, Timestamp,
+    TimestampType, validate,
 };
 
 use crate::admission::admit;
@@ -24,7 +24,7 @@ use crate::epoch_cache::EpochEnd;
 use crate::error::{AppendError, Error};
 use crate::files::FileKey;
 use crate::layout::{LogName, SegmentFile};
-use crate::producer_state::AppendedBatch;
+use crate::producer_state::{AppendedBatch, Producer};
 use crate::state::{LogOffsets, LogState};
 
 pub use crate::admission::AppendOrigin;
@@ -231,6 +231,12 @@ impl Log {
     /// How many segments there are.
     pub fn segment_count(&self) -> usize {
         self.inner.state.borrow().segments.len()
+    }
+
+    /// The producers that are remembered, by id.
+    pub fn producers(&self) -> Vec<(ProducerId, Producer)> {
+        let state = self.inner.state.borrow();
+        state.producers.iter().map(|(id, producer)| (id, producer.clone())).collect()
     }
 
     /// How many producers are remembered.

@@ -72,7 +72,7 @@ pub use executor::{Executor, Panicked, Task};
 pub use file::{DirEntry, EntryKind, File, Hold, LockError, Metadata, OpenOptions};
 pub use io::{Backend, Io, IoConfig};
 pub use memory::{Memory, memory};
-pub use probe::DiskTraits;
+pub use probe::{DiskSpace, DiskTraits};
 pub use rounds::{Failed, Rounds};
 pub use signal::{Signal, Signals};
 pub use socket::{ListenOptions, Listener, Receiving, Socket};

@@ -52,6 +52,37 @@ impl Io {
     }
 }
 
+/// How much a file system can hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskSpace {
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that this process could still write.
+    pub usable_bytes: u64,
+}
+
+/// What the simulator says of a disk that is as large as it has to be.
+const SIMULATED_SPACE: DiskSpace = DiskSpace { total_bytes: 1 << 40, usable_bytes: 1 << 39 };
+
+impl Io {
+    /// How much room the file system has that holds `path`. Asks on a helper thread. In the simulator: always 1 TiB, half
+    /// of it free.
+    ///
+    /// # Errors
+    ///
+    /// No such file or directory.
+    pub async fn disk_space(&self, path: &Path) -> Result<DiskSpace> {
+        if self.simulated_disk_traits().is_some() {
+            return Ok(SIMULATED_SPACE);
+        }
+        let asked = path.to_owned();
+        let space = self.run_blocking(move || os::disk_space(&asked)).await?;
+        let (total_bytes, usable_bytes) =
+            space.map_err(|error| Error::from_std("ask for disk space", &error).with_path(path))?;
+        Ok(DiskSpace { total_bytes, usable_bytes })
+    }
+}
+
 /// What trying O_DIRECT has shown: nothing, or why not.
 type Tried = std::result::Result<(), String>;
 

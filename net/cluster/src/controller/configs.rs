@@ -108,6 +108,17 @@ impl ResourceKind {
             _ => None,
         }
     }
+
+    /// The number that the protocol has for it.
+    pub const fn code(self) -> i8 {
+        match self {
+            Self::Topic => 2,
+            Self::Broker => 4,
+            Self::BrokerLogger => 8,
+            Self::ClientMetrics => 16,
+            Self::Group => 32,
+        }
+    }
 }
 
 /// What to do with a setting.

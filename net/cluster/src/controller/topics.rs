@@ -11,7 +11,7 @@ use heddle_protocol::ErrorCode;
 use heddle_record::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 
 use super::{Context, Decision, Fault, Response};
-use crate::image::TopicImage;
+use crate::image::{MetadataImage, TopicImage};
 use crate::record::{MetadataRecord, PartitionState};
 use crate::settings::layers::Values;
 use crate::settings::topic::check_together;
@@ -340,25 +340,32 @@ fn check_partition_count(context: &Context<'_>, before: usize, more: usize) -> R
 }
 
 fn check_replicas(context: &Context<'_>, brokers: &[BrokerId], factor: usize) -> Result<(), Fault> {
+    check_brokers(context.image, brokers)?;
+    if brokers.len() != factor {
+        let message = format!(
+            "The manual partition assignment includes a partition with {} replica(s), but this is not consistent \
+             with previous partitions, which have {factor} replica(s).",
+            brokers.len()
+        );
+        return Err(Fault::with(ErrorCode::InvalidReplicaAssignment, message));
+    }
+    Ok(())
+}
+
+/// Brokers that can have a partition's replicas: at least one, each registered, none named twice.
+pub(super) fn check_brokers(image: &MetadataImage, brokers: &[BrokerId]) -> Result<(), Fault> {
     let fault = |message: String| Err(Fault::with(ErrorCode::InvalidReplicaAssignment, message));
     if brokers.is_empty() {
         return fault("The manual partition assignment includes an empty replica list.".into());
     }
     for (index, broker) in brokers.iter().enumerate() {
-        if context.image.broker(*broker).is_none() {
+        if image.broker(*broker).is_none() {
             return fault(format!(
                 "The manual partition assignment includes broker {broker}, but no such broker is registered."
             ));
         } else if brokers.iter().take(index).any(|earlier| earlier == broker) {
             return fault(format!("The manual partition assignment includes the broker {broker} more than once."));
         }
-    }
-    if brokers.len() != factor {
-        return fault(format!(
-            "The manual partition assignment includes a partition with {} replica(s), but this is not consistent \
-             with previous partitions, which have {factor} replica(s).",
-            brokers.len()
-        ));
     }
     Ok(())
 }

@@ -33,6 +33,16 @@ pub(crate) fn file_system_magic(path: &Path) -> io::Result<u32> {
     Ok(answer.f_type as u32)
 }
 
+/// Bytes of the file system that holds `path`: in all, and those that this process may still use.
+pub(crate) fn disk_space(path: &Path) -> io::Result<(u64, u64)> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: plain numbers; all zeros is a valid value.
+    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path and `answer` are valid during the call.
+    checked(unsafe { libc::statvfs(path.as_ptr(), &raw mut answer) })?;
+    Ok((answer.f_blocks * answer.f_frsize, answer.f_bavail * answer.f_frsize))
+}
+
 /// The same of an open file.
 pub(crate) fn file_system_magic_of(file: &File) -> io::Result<u32> {
     // SAFETY: plain numbers; all zeros is a valid value.
