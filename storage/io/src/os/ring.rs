@@ -103,7 +103,23 @@ fn register(ring: RawFd, operation: u32, update: &mut RingUpdate) -> io::Result<
     checked_len(unsafe { libc::syscall(libc::SYS_io_uring_register, ring, operation, place, 1) } as isize)
 }
 
-/// The kernel's release: `6.12.3-arch1-1`.
+/// The kernel's release: `6.12.3-arch1-1`. Asked of the kernel itself: a bare container may have no `/proc`.
 pub(crate) fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+    // SAFETY: plain bytes; all zeros is a valid value.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is valid during the call, which ends each name with a zero.
+    let known = unsafe { libc::uname(&raw mut names) } == 0;
+    let release = names.release.iter().map(|byte| *byte as u8).take_while(|byte| known && *byte != 0);
+    String::from_utf8_lossy(&release.collect::<Vec<u8>>()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_what_the_kernel_says_elsewhere() {
+        let said = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("tests run where there is /proc");
+        assert_eq!(kernel_release(), said.trim());
+    }
 }
