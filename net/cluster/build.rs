@@ -7,10 +7,12 @@ use std::path::Path;
 use std::{env, fs};
 
 /// File, name of the static, scope.
-const TABLES: [(&str, &str, &str); 3] = [
+const TABLES: [(&str, &str, &str); 5] = [
     ("settings/broker.txt", "KAFKA_BROKER", "Scope::Broker"),
     ("settings/heddle.txt", "OWN_BROKER", "Scope::Broker"),
     ("settings/topic.txt", "KAFKA_TOPIC", "Scope::Topic"),
+    ("settings/group.txt", "KAFKA_GROUP", "Scope::Group"),
+    ("settings/client_metrics.txt", "KAFKA_CLIENT_METRICS", "Scope::ClientMetrics"),
 ];
 
 fn main() {
@@ -41,7 +43,7 @@ fn table(out: &mut String, path: &str, name: &str, scope: &str, text: &str) {
 fn setting(line: &str, scope: &str) -> Result<String, String> {
     let (columns, doc) = line.split_once(" | ").ok_or("no doc")?;
     let columns: Vec<&str> = columns.split(' ').collect();
-    let topic = scope == "Scope::Topic";
+    let topic = scope != "Scope::Broker";
     let [name, value_type, default, valid, importance, mode, role, unit] =
         *columns.first_chunk::<8>().ok_or("fewer than eight columns")?;
     let synonyms = match columns.get(8..) {
@@ -116,6 +118,8 @@ fn valid_of(text: &str, value_type: &str) -> Result<String, String> {
         return Ok("Valid::NonEmpty".into());
     } else if text == "throttled-replicas" {
         return Ok("Valid::ThrottledReplicas".into());
+    } else if text == "reset-strategy" {
+        return Ok("Valid::ResetStrategy".into());
     } else if let Some(list) = text.strip_prefix('{') {
         let (list, any_case) =
             list.strip_suffix("}i").map_or((list.strip_suffix('}'), false), |list| (Some(list), true));

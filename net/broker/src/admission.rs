@@ -4,7 +4,7 @@
 //! first core, which accepts all connections, so that a limit means the same number whatever the number of cores. Never
 //! touches a socket.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -47,7 +47,7 @@ impl std::fmt::Display for Turned {
 
 /// The connections that are open now.
 pub(crate) struct Admission {
-    limits: AdmissionLimits,
+    limits: Cell<AdmissionLimits>,
     open: RefCell<Open>,
 }
 
@@ -64,7 +64,13 @@ impl Admission {
         assert!(limits.total > 0 && limits.per_address > 0, "a broker that admits nobody serves nobody");
         assert!(cores > 0, "a broker has a core");
         let open = Open { per_core: vec![0; cores], ..Open::default() };
-        Self { limits, open: RefCell::new(open) }
+        Self { limits: Cell::new(limits), open: RefCell::new(open) }
+    }
+
+    /// Goes by other limits from now on. Who is connected stays, even above them.
+    pub(crate) fn set_limits(&self, limits: AdmissionLimits) {
+        assert!(limits.total > 0 && limits.per_address > 0, "a broker that admits nobody serves nobody");
+        self.limits.set(limits);
     }
 
     /// Counts a connection in; gives the core that is to serve it.
@@ -72,13 +78,14 @@ impl Admission {
     /// # Errors
     /// Which limit is reached; the connection is not counted.
     pub(crate) fn admit(&self, address: IpAddr) -> Result<CoreIndex, Turned> {
+        let limits = self.limits.get();
         let mut open = self.open.borrow_mut();
-        if open.total >= self.limits.total {
-            return Err(Turned::Total { limit: self.limits.total });
+        if open.total >= limits.total {
+            return Err(Turned::Total { limit: limits.total });
         }
         let of_address = open.per_address.entry(address.to_canonical()).or_default();
-        if *of_address >= self.limits.per_address {
-            return Err(Turned::PerAddress { limit: self.limits.per_address });
+        if *of_address >= limits.per_address {
+            return Err(Turned::PerAddress { limit: limits.per_address });
         }
         *of_address += 1;
         open.total += 1;
@@ -130,6 +137,16 @@ mod tests {
         }
         assert!(admission.open.borrow().per_address.is_empty(), "an address without connections costs nothing");
         assert_eq!(admission.open.borrow().total, 0);
+    }
+
+    #[test]
+    fn other_limits_count_at_once_for_those_who_come() {
+        let admission = Admission::new(AdmissionLimits { total: 2, per_address: 2 }, 1);
+        assert!(admission.admit(address(1)).is_ok() && admission.admit(address(1)).is_ok());
+        admission.set_limits(AdmissionLimits { total: 1, per_address: 1 });
+        assert_eq!(admission.admit(address(2)), Err(Turned::Total { limit: 1 }));
+        admission.set_limits(AdmissionLimits { total: 3, per_address: 3 });
+        assert!(admission.admit(address(1)).is_ok());
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(crate) mod offset_commit;
 pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
+mod outcome;
 pub(crate) mod produce;
 pub(crate) mod sync_group;
 mod topic_view;

@@ -67,6 +67,7 @@ fn topic_of(record: &MetadataRecord) -> Option<TopicId> {
         MetadataRecord::Topic { id, .. } | MetadataRecord::RemoveTopic { id } => Some(*id),
         MetadataRecord::Partition { topic, .. } | MetadataRecord::TopicConfig { topic, .. } => Some(*topic),
         MetadataRecord::BrokerConfig { .. }
+        | MetadataRecord::ResourceConfig { .. }
         | MetadataRecord::ProducerIds { .. }
         | MetadataRecord::RegisterBroker { .. }
         | MetadataRecord::FeatureLevel { .. } => None,

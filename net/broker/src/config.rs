@@ -6,12 +6,15 @@ mod listeners;
 mod start;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heddle_cluster::settings::layers::Values;
 use heddle_engine::EngineConfig;
 use heddle_io::Backend;
 use heddle_record::BrokerId;
+
+use crate::log_levels::LogLevels;
 
 pub use start::{ConfigError, Machine, StartSettings, describe_settings};
 
@@ -62,6 +65,8 @@ pub struct BrokerConfig {
     pub planted_panic: PlantedPanic,
     /// What each core's engine may use; `core` and `cores` are filled in by the core.
     pub engine: EngineConfig,
+    /// How much is logged.
+    pub log_levels: Arc<LogLevels>,
     /// What was set by name, in a file or with flags: the layer of settings below all that changed while brokers ran.
     pub settings: Values,
 }

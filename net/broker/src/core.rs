@@ -10,6 +10,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use heddle_cluster::MetadataImage;
 use heddle_engine::{DataDir, Engine, EngineConfig, Identity};
@@ -305,6 +306,7 @@ impl Core {
             Request::Publish(request) => {
                 let image = Arc::clone(request.0.image());
                 let before = self.inner.image.replace(Arc::clone(&image));
+                self.follow_settings(&image);
                 self.inner.coordinators.follow(self, &before, &image);
                 self.inner.partitions.drop_gone(self, &request.0).await;
                 Reply::Publish(())
@@ -337,8 +339,22 @@ impl Core {
     pub(crate) async fn open_logs(&self, image: &Arc<MetadataImage>) -> Result<(), String> {
         self.inner.partitions.open(self, &Change::whole(Arc::clone(image))).await?;
         let before = self.inner.image.replace(Arc::clone(image));
+        self.follow_settings(image);
         self.inner.coordinators.follow(self, &before, image);
         Ok(())
+    }
+
+    /// Takes over settings of this broker that may change while it runs; those of topics reach their logs by themselves.
+    fn follow_settings(&self, image: &MetadataImage) {
+        let layers = image.layers(self.broker_id(), &self.config().settings);
+        let number = |name| {
+            let value = layers.broker_value(name).and_then(|value| value.trim().parse::<u64>().ok());
+            usize::try_from(value.expect("a setting with a default is checked before it is kept")).unwrap_or(usize::MAX)
+        };
+        let (total, per_address) = (number("max.connections").max(1), number("max.connections.per.ip").max(1));
+        self.inner.admission.set_limits(AdmissionLimits { total, per_address });
+        let expiration = Duration::from_millis(number("producer.id.expiration.ms") as u64);
+        self.inner.partitions.set_producer_id_expiration(expiration);
     }
 
     /// Opens this core's engine, without any log.

@@ -24,6 +24,7 @@ mod core;
 mod error;
 mod guard;
 mod listener;
+pub mod log_levels;
 mod mailbox;
 mod message;
 mod metadata_snapshots;

@@ -6,6 +6,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use heddle_engine::producer_state::Producer;
 use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
@@ -142,6 +143,11 @@ impl Partitions {
 
     pub(crate) fn sizes(&self, request: &SizesRequest) -> Vec<Result<u64, ErrorCode>> {
         request.logs.iter().map(|log| Ok(self.find(*log)?.log().size_bytes())).collect()
+    }
+
+    /// Forgets producers that were silent for this long, from now on.
+    pub(crate) fn set_producer_id_expiration(&self, expiration: Duration) {
+        self.open_engine().set_producer_id_expiration(expiration);
     }
 
     /// Where all logs are, from the root of the file system, and whether that directory is offline.

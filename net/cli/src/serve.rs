@@ -5,12 +5,17 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::{fs, io, panic, thread};
 
 use anyhow::Context as _;
 use heddle_broker::config::{Machine, StartSettings};
+use heddle_broker::log_levels::{self, LogLevels};
 use heddle_broker::{BrokerConfig, Chosen, Started};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{IoChoice, LogFormat, LogLevel, ServeArgs};
 
@@ -19,12 +24,12 @@ use crate::args::{IoChoice, LogFormat, LogLevel, ServeArgs};
 /// # Errors
 /// A sentence that says what stops the broker from starting and what to do about it.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    start_logging(args);
+    let log_levels = start_logging(args);
     let settings = settings(args)?;
     for name in settings.without_effect() {
         tracing::warn!("{name} is kept and reported, but has no effect yet");
     }
-    let config = settings.check(machine())?;
+    let config = BrokerConfig { log_levels: Arc::new(log_levels), ..settings.check(machine())? };
     let data_dir = config.data_dir.display().to_string();
     let wildcards = wildcard_names(&config);
     heddle_broker::run(config, |started, chosen| announce(started, chosen, &data_dir, &wildcards, args.log_format))?;
@@ -78,25 +83,44 @@ fn wildcard_names(config: &BrokerConfig) -> Vec<String> {
     open.map(|listener| listener.name.clone()).collect()
 }
 
-/// Log lines on standard error; a panic is one of them.
-fn start_logging(args: &ServeArgs) {
-    let level = match args.level() {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
+/// Log lines on standard error; a panic is one of them. Gives the levels, which may change at any time.
+fn start_logging(args: &ServeArgs) -> LogLevels {
+    let root = match args.level() {
+        LogLevel::Error => log_levels::LogLevel::Error,
+        LogLevel::Warn => log_levels::LogLevel::Warn,
+        LogLevel::Info => log_levels::LogLevel::Info,
+        LogLevel::Debug => log_levels::LogLevel::Debug,
+        LogLevel::Trace => log_levels::LogLevel::Trace,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(io::stderr);
+    let (layer, handle) = reload::Layer::new(Targets::new().with_default(filter(root)));
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(layer);
     match args.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
         tracing::error!("thread {name} {panic}");
     }));
+    LogLevels::new(root, move |levels| {
+        let own = levels.own.iter().map(|(logger, level)| (*logger, filter(*level)));
+        let targets = Targets::new().with_targets(own).with_default(filter(levels.root));
+        if let Err(error) = handle.reload(targets) {
+            tracing::error!("levels of loggers stay as they are: {error}");
+        }
+    })
+}
+
+fn filter(level: log_levels::LogLevel) -> LevelFilter {
+    match level {
+        log_levels::LogLevel::Error => LevelFilter::ERROR,
+        log_levels::LogLevel::Warn => LevelFilter::WARN,
+        log_levels::LogLevel::Info => LevelFilter::INFO,
+        log_levels::LogLevel::Debug => LevelFilter::DEBUG,
+        log_levels::LogLevel::Trace => LevelFilter::TRACE,
+    }
 }
 
 /// Says what runs where, and what to type next.

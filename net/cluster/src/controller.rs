@@ -13,6 +13,7 @@ mod brokers;
 mod configs;
 mod features;
 mod placement;
+mod resource_configs;
 mod topics;
 
 use alloc::string::String;

@@ -12,7 +12,7 @@ use core::ops::Bound;
 
 use heddle_record::{BrokerId, PartitionIndex, ProducerId, TopicId};
 
-use crate::record::{BrokerRegistration, MetadataRecord, PartitionState};
+use crate::record::{BrokerRegistration, MetadataRecord, PartitionState, Resource};
 use crate::settings::layers::{Layers, Values};
 
 /// The cluster as all records up to a point make it.
@@ -24,6 +24,7 @@ pub struct MetadataImage {
     brokers: BTreeMap<BrokerId, BrokerRegistration>,
     broker_configs: BTreeMap<BrokerId, Values>,
     cluster_config: Values,
+    resource_configs: BTreeMap<Resource, Values>,
     next_producer_id: i64,
     features: BTreeMap<String, i16>,
     records: u64,
@@ -129,6 +130,16 @@ impl MetadataImage {
         &self.cluster_config
     }
 
+    /// Settings of a group, or of a subscription to clients' metrics.
+    pub fn resource_config(&self, resource: &Resource) -> &Values {
+        self.resource_configs.get(resource).unwrap_or(&NO_VALUES)
+    }
+
+    /// The groups and subscriptions that have settings, in order.
+    pub fn configured_resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resource_configs.keys()
+    }
+
     /// The layers below a topic's own settings, as this broker sees them; `start` is what it was started with.
     pub fn layers<'a>(&'a self, broker: BrokerId, start: &'a Values) -> Layers<'a> {
         Layers { broker: self.broker_config(broker), cluster: &self.cluster_config, start }
@@ -165,6 +176,13 @@ impl MetadataImage {
         records.extend(self.cluster_config.iter().map(|entry| setting(None, entry)));
         for (broker, values) in &self.broker_configs {
             records.extend(values.iter().map(|entry| setting(Some(*broker), entry)));
+        }
+        for (resource, values) in &self.resource_configs {
+            records.extend(values.iter().map(|(name, value)| MetadataRecord::ResourceConfig {
+                resource: resource.clone(),
+                name: name.clone(),
+                value: Some(value.clone()),
+            }));
         }
         if self.next_producer_id > 0 {
             records.push(MetadataRecord::ProducerIds { broker: BrokerId::NONE, next: self.next_producer_id() });
@@ -211,6 +229,13 @@ impl MetadataImage {
                 set(values, name, value.as_ref());
                 if values.is_empty() {
                     self.broker_configs.remove(broker);
+                }
+            }
+            MetadataRecord::ResourceConfig { resource, name, value } => {
+                let values = self.resource_configs.entry(resource.clone()).or_default();
+                set(values, name, value.as_ref());
+                if values.is_empty() {
+                    self.resource_configs.remove(resource);
                 }
             }
             MetadataRecord::ProducerIds { next, .. } => {

@@ -13,6 +13,7 @@ use heddle_protocol::metadata::partition::PartitionRecord;
 use heddle_protocol::metadata::producer_ids::ProducerIdsRecord;
 use heddle_protocol::metadata::register_broker::{BrokerEndpoint, RegisterBrokerRecord};
 use heddle_protocol::metadata::remove_topic::RemoveTopicRecord;
+use heddle_protocol::metadata::resource_config::ResourceConfigRecord;
 use heddle_protocol::metadata::topic::TopicRecord;
 use heddle_protocol::metadata::topic_config::TopicConfigRecord;
 use heddle_protocol::{DecodeError, Message, Reader, Uuid, Writer};
@@ -29,6 +30,7 @@ const BROKER_CONFIG: i16 = 5;
 const PRODUCER_IDS: i16 = 6;
 const REGISTER_BROKER: i16 = 7;
 const FEATURE_LEVEL: i16 = 8;
+const RESOURCE_CONFIG: i16 = 9;
 
 /// One change of the cluster's metadata.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +74,15 @@ pub enum MetadataRecord {
         /// Its value; `None` removes it.
         value: Option<String>,
     },
+    /// A setting of a group, or of a subscription to clients' metrics.
+    ResourceConfig {
+        /// What has the setting.
+        resource: Resource,
+        /// The setting.
+        name: String,
+        /// Its value; `None` removes it.
+        value: Option<String>,
+    },
     /// Producer ids were given to a broker.
     ProducerIds {
         /// The broker.
@@ -93,6 +104,39 @@ pub enum MetadataRecord {
         /// Its level; 0 removes it.
         level: i16,
     },
+}
+
+/// What has settings besides topics and brokers, by name. It need not exist otherwise.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Resource {
+    /// A group.
+    Group(String),
+    /// A subscription to clients' metrics.
+    ClientMetrics(String),
+}
+
+impl Resource {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        let (Self::Group(name) | Self::ClientMetrics(name)) = self;
+        name
+    }
+
+    /// The number that the protocol has for its kind.
+    pub const fn code(&self) -> i8 {
+        match self {
+            Self::ClientMetrics(_) => 16,
+            Self::Group(_) => 32,
+        }
+    }
+
+    fn from_code(code: i8, name: &str) -> Option<Self> {
+        match code {
+            16 => Some(Self::ClientMetrics(name.into())),
+            32 => Some(Self::Group(name.into())),
+            _ => None,
+        }
+    }
 }
 
 /// Who has a partition, and who leads.
@@ -139,6 +183,8 @@ pub struct Endpoint {
 pub enum BadRecord {
     /// A record type of a newer version.
     UnknownType(i16),
+    /// A kind of resource of a newer version.
+    UnknownResource(i8),
     /// A version of a newer version, or malformed bytes.
     Malformed(DecodeError),
 }
@@ -147,6 +193,7 @@ impl fmt::Display for BadRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownType(record_type) => write!(f, "metadata record of unknown type {record_type}"),
+            Self::UnknownResource(kind) => write!(f, "metadata record of an unknown kind of resource {kind}"),
             Self::Malformed(error) => write!(f, "malformed metadata record: {error}"),
         }
     }
@@ -178,6 +225,11 @@ impl MetadataRecord {
             Self::BrokerConfig { broker, name, value } => {
                 let broker_id = broker.unwrap_or(BrokerId::NONE).get();
                 write(BROKER_CONFIG, &BrokerConfigRecord { broker_id, name, value: value.as_deref() })
+            }
+            Self::ResourceConfig { resource, name, value } => {
+                let (resource_type, resource_name) = (resource.code(), resource.name());
+                let value = value.as_deref();
+                write(RESOURCE_CONFIG, &ResourceConfigRecord { resource_type, resource_name, name, value })
             }
             Self::ProducerIds { broker, next } => {
                 let record = ProducerIdsRecord { broker_id: broker.get(), next_producer_id: next.get() };
@@ -216,6 +268,13 @@ impl MetadataRecord {
                 let broker = Some(BrokerId::new(record.broker_id)).filter(|&broker| broker != BrokerId::NONE);
                 let (name, value) = (record.name.to_string(), record.value.map(ToString::to_string));
                 Self::BrokerConfig { broker, name, value }
+            }
+            RESOURCE_CONFIG => {
+                let record = ResourceConfigRecord::decode(reader, version)?;
+                let resource = Resource::from_code(record.resource_type, record.resource_name)
+                    .ok_or(BadRecord::UnknownResource(record.resource_type))?;
+                let (name, value) = (record.name.to_string(), record.value.map(ToString::to_string));
+                Self::ResourceConfig { resource, name, value }
             }
             PRODUCER_IDS => {
                 let record = ProducerIdsRecord::decode(reader, version)?;
@@ -330,6 +389,16 @@ mod tests {
             MetadataRecord::TopicConfig { topic: id, name: "retention.ms".into(), value: None },
             MetadataRecord::BrokerConfig { broker: None, name: "a".into(), value: Some(String::new()) },
             MetadataRecord::BrokerConfig { broker: Some(BrokerId::new(0)), name: "a".into(), value: None },
+            MetadataRecord::ResourceConfig {
+                resource: Resource::Group("g".into()),
+                name: "a".into(),
+                value: Some("1".into()),
+            },
+            MetadataRecord::ResourceConfig {
+                resource: Resource::ClientMetrics("m".into()),
+                name: "a".into(),
+                value: None,
+            },
             MetadataRecord::ProducerIds { broker: BrokerId::new(1), next: ProducerId::new(1000) },
             MetadataRecord::RegisterBroker { id: BrokerId::new(1), registration },
             MetadataRecord::FeatureLevel { name: "metadata".into(), level: 1 },

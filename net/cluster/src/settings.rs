@@ -21,6 +21,10 @@ pub enum Scope {
     Broker,
     /// One topic.
     Topic,
+    /// One group.
+    Group,
+    /// One subscription to clients' metrics.
+    ClientMetrics,
 }
 
 /// The type of a setting's value, as Kafka names it.
@@ -102,6 +106,8 @@ pub enum Valid {
     },
     /// `*`, or a list of `partition:broker`.
     ThrottledReplicas,
+    /// `earliest`, `latest`, or `by_duration:` and a duration of ISO 8601.
+    ResetStrategy,
 }
 
 /// How much a setting matters, as Kafka ranks it.
@@ -195,7 +201,8 @@ pub struct Setting {
     pub role: Role,
     /// The unit of its value.
     pub unit: Unit,
-    /// For a topic setting: the broker settings whose value it takes when the topic has none, the first that is set.
+    /// For a setting of a topic or a group: the broker settings whose value it takes when it has none of its own, the
+    /// first that is set.
     pub synonyms: &'static [&'static str],
     /// What it is for, one sentence without a full stop.
     pub doc: &'static str,
@@ -226,6 +233,16 @@ pub fn topic_settings() -> impl Iterator<Item = &'static Setting> {
     KAFKA_TOPIC.iter()
 }
 
+/// Every setting of a group, by name.
+pub fn group_settings() -> impl Iterator<Item = &'static Setting> {
+    KAFKA_GROUP.iter()
+}
+
+/// Every setting of a subscription to clients' metrics, by name.
+pub fn client_metrics_settings() -> impl Iterator<Item = &'static Setting> {
+    KAFKA_CLIENT_METRICS.iter()
+}
+
 /// Settings that Kafka reads by a prefix, so that their names cannot be listed: one listener's own values, and those
 /// handed to storage plug-ins. They are stored.
 const PREFIXES: [&str; 3] = ["listener.name.", "rsm.config.", "rlmm.config."];
@@ -243,6 +260,16 @@ pub fn broker_setting(name: &str) -> Option<&'static Setting> {
 /// The topic setting of this name.
 pub fn topic_setting(name: &str) -> Option<&'static Setting> {
     find(KAFKA_TOPIC, name)
+}
+
+/// The group setting of this name.
+pub fn group_setting(name: &str) -> Option<&'static Setting> {
+    find(KAFKA_GROUP, name)
+}
+
+/// The setting of a subscription to clients' metrics of this name.
+pub fn client_metrics_setting(name: &str) -> Option<&'static Setting> {
+    find(KAFKA_CLIENT_METRICS, name)
 }
 
 fn find(table: &'static [Setting], name: &str) -> Option<&'static Setting> {
@@ -292,6 +319,8 @@ fn nearest(name: &str, scope: Scope) -> Option<&'static str> {
     match scope {
         Scope::Broker => broker_settings().filter_map(near).min().map(|(_, name)| name),
         Scope::Topic => topic_settings().filter_map(near).min().map(|(_, name)| name),
+        Scope::Group => group_settings().filter_map(near).min().map(|(_, name)| name),
+        Scope::ClientMetrics => client_metrics_settings().filter_map(near).min().map(|(_, name)| name),
     }
 }
 
@@ -321,8 +350,9 @@ mod tests {
     #[test]
     fn the_table_is_whole() {
         assert_eq!(KAFKA_BROKER.len(), 363, "Kafka 4.3.1 has 360 broker settings and three that are dynamic only");
-        assert_eq!(KAFKA_TOPIC.len(), 34);
-        for setting in broker_settings().chain(topic_settings()) {
+        assert_eq!((KAFKA_TOPIC.len(), KAFKA_GROUP.len(), KAFKA_CLIENT_METRICS.len()), (34, 17, 3));
+        let all = broker_settings().chain(topic_settings()).chain(group_settings()).chain(client_metrics_settings());
+        for setting in all {
             assert!(!setting.doc.is_empty() && !setting.doc.ends_with('.'), "{}", setting.name);
             if let Some(default) = setting.default {
                 assert_eq!(setting.check(default), Ok(()), "{}", setting.name);

@@ -278,6 +278,7 @@ fn describe(record: &MetadataRecord) -> String {
         MetadataRecord::RemoveTopic { id } => format!("remove {id}"),
         MetadataRecord::TopicConfig { topic, name, value } => format!("config {topic} {name} = {value:?}"),
         MetadataRecord::BrokerConfig { broker, name, value } => format!("config {broker:?} {name} = {value:?}"),
+        MetadataRecord::ResourceConfig { resource, name, value } => format!("config {resource:?} {name} = {value:?}"),
         MetadataRecord::ProducerIds { broker, next } => format!("producer ids of {broker} up to {next}"),
         MetadataRecord::RegisterBroker { id, registration } => {
             format!("broker {id} epoch {} rack {:?}", registration.epoch, registration.rack)

@@ -57,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) files: FileTable,
     /// Bytes that all logs of this core have accepted and not written yet.
     pending_bytes: Cell<usize>,
+    /// How long a producer may be silent before it is forgotten.
+    producer_id_expiration: Cell<Duration>,
     /// Told when pending bytes were written.
     pub(crate) drained: Notify,
     pub(crate) flush_permits: Semaphore,
@@ -135,6 +137,7 @@ impl Engine {
             names: Group::new(),
             removals: Semaphore::new(REMOVALS_MAX),
             last_config: RefCell::default(),
+            producer_id_expiration: Cell::new(config.producer_id_expiration),
             bytes_since_checkpoint: Cell::new(0),
             full: RefCell::default(),
             flush_deadlines: RefCell::default(),
@@ -216,6 +219,11 @@ impl Engine {
         }
         slot.finish(None);
         deleted
+    }
+
+    /// Forgets producers that were silent for this long, from the next round of the upkeep on.
+    pub fn set_producer_id_expiration(&self, expiration: Duration) {
+        self.inner.core.producer_id_expiration.set(expiration);
     }
 
     /// Runs the upkeep of this core until it is dropped: timed flushes, checkpoints, retention, forgetting idle producers,
@@ -351,7 +359,7 @@ impl Engine {
     }
 
     fn expire_producers(&self) {
-        let age = i64::try_from(self.inner.core.config.producer_id_expiration.as_millis()).unwrap_or(i64::MAX);
+        let age = i64::try_from(self.inner.core.producer_id_expiration.get().as_millis()).unwrap_or(i64::MAX);
         let limit = Timestamp::new(self.inner.core.io.wall_clock().saturating_sub(age));
         for log in self.logs() {
             let expired = log.inner.state.borrow_mut().producers.expire(limit);

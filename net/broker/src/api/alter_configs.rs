@@ -3,12 +3,12 @@
 //! Owns the translation between the wire and the controller, which decides.
 
 use heddle_cluster::controller::{AlterConfigs, AlterResource, ConfigChange, Operation, Others};
-use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::alter_configs::{
     AlterConfigsRequest, AlterConfigsResource, AlterConfigsResourceResponse, AlterConfigsResponse,
 };
 
 use super::incremental_alter_configs::alter;
+use super::outcome::Altered;
 use super::{Answer, Call, Refusal};
 
 /// Serves a request for settings.
@@ -19,13 +19,8 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let resources: Vec<AlterResource> = request.resources.iter().map(|resource| settings(&resource)).collect();
     let altered = alter(call, AlterConfigs { resources, validate_only: request.validate_only }).await;
     let responses = altered.iter().map(|resource| {
-        let fault = resource.result.as_ref().err();
-        AlterConfigsResourceResponse {
-            error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
-            error_message: fault.and_then(|fault| fault.message.as_deref()),
-            resource_type: resource.kind,
-            resource_name: &resource.name,
-        }
+        let Altered { error_code, error_message, resource_type, resource_name } = Altered::from(resource);
+        AlterConfigsResourceResponse { error_code, error_message, resource_type, resource_name }
     });
     call.answer(&AlterConfigsResponse { responses: responses.collect(), ..AlterConfigsResponse::default() })
 }

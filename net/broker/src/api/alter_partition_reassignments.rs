@@ -11,7 +11,7 @@ use heddle_protocol::messages::alter_partition_reassignments::{
 };
 use heddle_record::BrokerId;
 
-use super::{Answer, Call, Refusal};
+use super::{Answer, Call, Refusal, outcome};
 
 /// Serves a request to move replicas.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
@@ -65,10 +65,9 @@ fn result<'a>(
     partition: &ReassignablePartition<'_>,
     outcome: &'a Result<(), Fault>,
 ) -> ReassignablePartitionResponse<'a> {
-    let fault = outcome.as_ref().err();
     ReassignablePartitionResponse {
         partition_index: partition.partition_index,
-        error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
-        error_message: fault.and_then(|fault| fault.message.as_deref()),
+        error_code: outcome::code(outcome),
+        error_message: outcome::message(outcome),
     }
 }

@@ -1,27 +1,35 @@
-//! DescribeConfigs (key 32): every setting of a topic or a broker, what it comes to and why.
+//! DescribeConfigs (key 32): every setting of a topic, a broker, a group, a subscription or a logger, what it comes to
+//! and why.
 //!
 //! Owns which settings are listed and what is hidden. The values come from the image and from the start, the rest from
 //! the table of settings.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use heddle_cluster::MetadataImage;
 use heddle_cluster::controller::{Fault, ResourceKind, check_topic_name};
+use heddle_cluster::record::Resource;
 use heddle_cluster::settings::layers::{Effective, Source, Synonym, Values};
-use heddle_cluster::settings::{Mode, Setting, broker_setting, broker_settings, topic_settings};
+use heddle_cluster::settings::{
+    Mode, Setting, broker_setting, broker_settings, client_metrics_settings, group_settings, has_known_prefix,
+    topic_settings,
+};
 use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
     DescribeConfigsResult, DescribeConfigsSynonym,
 };
 
-use super::{Answer, Call, Refusal};
+use super::{Answer, Call, Refusal, outcome};
+use crate::log_levels::LogLevel;
 
 /// Resources and settings that one answer may hold: those of more than 11,000 topics.
 const SETTINGS_MAX: usize = 400_000;
 /// The type of a setting that is in no table.
 const UNKNOWN_TYPE: i8 = 0;
+/// The source of a logger's level.
+const LOGGER_SOURCE: i8 = 6;
 
 /// Serves a question for settings.
 pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
@@ -53,11 +61,21 @@ struct Detail {
 /// A setting of a resource.
 struct Entry<'a> {
     name: &'a str,
-    /// Nothing for a name that Kafka reads by a prefix: its value is a secret, for all that is known.
-    setting: Option<&'static Setting>,
+    kind: Kind,
     effective: Effective<'a>,
     documentation: Cow<'static, str>,
     read_only: bool,
+}
+
+/// What a setting is.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// In the table.
+    Setting(&'static Setting),
+    /// In no table: its value is a secret, for all that is known.
+    Unknown,
+    /// The level of a logger.
+    Logger,
 }
 
 fn describe<'a>(
@@ -75,12 +93,19 @@ fn describe<'a>(
             check_broker(call, name)?;
             broker(call, image)
         }
-        // There is neither a logger with a level of its own, nor a subscription, nor a group.
-        Some(ResourceKind::BrokerLogger) => check_broker(call, name).map(|()| Vec::new())?,
-        Some(ResourceKind::ClientMetrics) => {
-            check_named(name, "Client metrics subscription name must not be empty").map(|()| Vec::new())?
+        Some(ResourceKind::BrokerLogger) => {
+            check_logger_broker(call, name)?;
+            loggers(call)
         }
-        Some(ResourceKind::Group) => check_named(name, "Group name must not be empty").map(|()| Vec::new())?,
+        // Neither a subscription nor a group need exist to have settings.
+        Some(ResourceKind::ClientMetrics) => {
+            check_named(name, "Client metrics subscription name must not be empty")?;
+            configured(call, image, &Resource::ClientMetrics(name.to_owned()), client_metrics_settings())
+        }
+        Some(ResourceKind::Group) => {
+            check_named(name, "Group name must not be empty")?;
+            configured(call, image, &Resource::Group(name.to_owned()), group_settings())
+        }
         None => return Err(invalid(format!("Unknown resource type {}", resource.resource_type))),
     };
     entries.retain(|entry| wanted.as_ref().is_none_or(|wanted| wanted.contains(entry.name)));
@@ -100,6 +125,15 @@ fn check_broker(call: &Call, name: &str) -> Result<(), Fault> {
     }
 }
 
+fn check_logger_broker(call: &Call, name: &str) -> Result<(), Fault> {
+    let own = call.core.broker_id().get();
+    check_named(name, "Broker id must not be empty")?;
+    match name.parse::<i32>() {
+        Ok(id) if id != own => Err(invalid(format!("Unexpected broker id, expected {own} but received {id}"))),
+        _ => check_broker(call, name),
+    }
+}
+
 fn check_named(name: &str, otherwise: &str) -> Result<(), Fault> {
     if name.is_empty() { Err(invalid(otherwise)) } else { Ok(()) }
 }
@@ -112,6 +146,34 @@ fn topic<'a>(call: &'a Call, image: &'a MetadataImage, name: &str) -> Result<Vec
     let listed = topic_settings().filter(|setting| !setting.internal || topic.config.contains_key(setting.name));
     let entry = |setting| Entry::known(setting, layers.topic_setting(&topic.config, setting));
     Ok(listed.map(entry).collect())
+}
+
+/// A group or a subscription.
+fn configured<'a>(
+    call: &'a Call,
+    image: &'a MetadataImage,
+    of: &Resource,
+    settings: impl Iterator<Item = &'static Setting>,
+) -> Vec<Entry<'a>> {
+    let layers = image.layers(call.core.broker_id(), &call.core.config().settings);
+    let own = image.resource_config(of);
+    settings.map(|setting| Entry::known(setting, layers.topic_setting(own, setting))).collect()
+}
+
+/// Every logger of this process, with its level.
+fn loggers(call: &Call) -> Vec<Entry<'static>> {
+    let entry = |(name, level): (&'static str, LogLevel)| Entry {
+        name,
+        kind: Kind::Logger,
+        effective: Effective {
+            value: Some(Cow::Borrowed(level.name())),
+            source: Source::Default,
+            synonyms: Vec::new(),
+        },
+        documentation: Cow::Borrowed(""),
+        read_only: false,
+    };
+    call.core.config().log_levels.all().into_iter().map(entry).collect()
 }
 
 /// What was changed for all brokers at once, and nothing else.
@@ -133,17 +195,24 @@ fn broker<'a>(call: &'a Call, image: &'a MetadataImage) -> Vec<Entry<'a>> {
     };
     let listed = broker_settings().map(entry);
     let listed = listed.filter(|entry| {
-        !entry.setting.is_some_and(|setting| setting.internal) || entry.effective.source != Source::Default
+        !matches!(entry.kind, Kind::Setting(setting) if setting.internal) || entry.effective.source != Source::Default
     });
     let mut entries: Vec<Entry<'_>> = listed.collect();
-    for (values, source) in [(image.broker_config(own), Source::DynamicBroker), (start, Source::Static)] {
-        entries.extend(prefixed(values).map(|(name, value)| Entry::unknown(name, value, source)));
-    }
+    let layers = [
+        (start, Source::Static),
+        (image.cluster_config(), Source::DynamicCluster),
+        (image.broker_config(own), Source::DynamicBroker),
+    ];
+    // The nearest layer comes last, and counts.
+    let unknown = layers.into_iter().flat_map(|(values, source)| {
+        unknown_names(values).map(move |(name, value)| (name, Entry::unknown(name, value, source)))
+    });
+    entries.extend(unknown.collect::<BTreeMap<_, _>>().into_values());
     entries
 }
 
 /// Values whose names are in no table.
-fn prefixed(values: &Values) -> impl Iterator<Item = (&str, &str)> {
+fn unknown_names(values: &Values) -> impl Iterator<Item = (&str, &str)> {
     let all = values.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     all.filter(|(name, _)| broker_setting(name).is_none())
 }
@@ -154,7 +223,7 @@ impl<'a> Entry<'a> {
         let read_only = setting.mode == Mode::ReadOnly;
         Entry {
             name: setting.name,
-            setting: Some(setting),
+            kind: Kind::Setting(setting),
             effective,
             documentation: setting.documentation(),
             read_only,
@@ -174,11 +243,16 @@ impl<'a> Entry<'a> {
 
     fn unknown(name: &'a str, value: &'a str, source: Source) -> Self {
         let effective = Effective { value: Some(Cow::Borrowed(value)), source, synonyms: Vec::new() };
-        Entry { name, setting: None, effective, documentation: Cow::Borrowed(""), read_only: false }
+        let read_only = !has_known_prefix(name);
+        Entry { name, kind: Kind::Unknown, effective, documentation: Cow::Borrowed(""), read_only }
     }
 
     fn is_sensitive(&self) -> bool {
-        self.setting.is_none_or(Setting::is_sensitive)
+        match self.kind {
+            Kind::Setting(setting) => setting.is_sensitive(),
+            Kind::Unknown => true,
+            Kind::Logger => false,
+        }
     }
 }
 
@@ -188,10 +262,9 @@ fn result<'a>(
     detail: Detail,
 ) -> DescribeConfigsResult<'a> {
     let entries = found.as_deref().unwrap_or_default();
-    let fault = found.as_ref().err();
     DescribeConfigsResult {
-        error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
-        error_message: Some(fault.and_then(|fault| fault.message.as_deref()).unwrap_or_default()),
+        error_code: outcome::code(found),
+        error_message: Some(outcome::message(found).unwrap_or_default()),
         resource_type: resource.resource_type,
         resource_name: resource.resource_name,
         configs: entries.iter().map(|entry| entry.shown(detail)).collect(),
@@ -205,7 +278,10 @@ impl Entry<'_> {
             name: self.name,
             value: self.effective.value.as_deref().filter(|_| !self.is_sensitive()),
             read_only: self.read_only,
-            config_source: self.effective.source.code(),
+            config_source: match self.kind {
+                Kind::Logger => LOGGER_SOURCE,
+                Kind::Setting(_) | Kind::Unknown => self.effective.source.code(),
+            },
             is_sensitive: self.is_sensitive(),
             synonyms: synonyms
                 .map(|known| DescribeConfigsSynonym {
@@ -214,8 +290,15 @@ impl Entry<'_> {
                     source: known.source.code(),
                 })
                 .collect(),
-            config_type: self.setting.map_or(UNKNOWN_TYPE, |setting| setting.value_type.code()),
-            documentation: detail.documentation.then_some(self.documentation.as_ref()),
+            config_type: match self.kind {
+                Kind::Setting(setting) => setting.value_type.code(),
+                Kind::Unknown | Kind::Logger => UNKNOWN_TYPE,
+            },
+            documentation: match self.kind {
+                Kind::Setting(_) => detail.documentation.then_some(self.documentation.as_ref()),
+                Kind::Unknown => None,
+                Kind::Logger => Some(""),
+            },
         }
     }
 }

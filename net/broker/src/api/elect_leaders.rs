@@ -8,7 +8,7 @@ use heddle_protocol::messages::elect_leaders::{
     ElectLeadersRequest, ElectLeadersResponse, PartitionResult, ReplicaElectionResult, TopicPartitions,
 };
 
-use super::{Answer, Call, Refusal};
+use super::{Answer, Call, Refusal, outcome};
 
 /// The first version with an error for the whole request.
 const WHOLE_ERROR: i16 = 1;
@@ -51,19 +51,13 @@ fn answer(
     whole: &Result<Election, Fault>,
     results: Vec<ReplicaElectionResult<'_>>,
 ) -> Result<Answer, Refusal> {
-    let error = whole.as_ref().err().map_or(ErrorCode::None, |fault| fault.code);
     call.answer(&ElectLeadersResponse {
-        error_code: if call.version >= WHOLE_ERROR { error.code() } else { ErrorCode::None.code() },
+        error_code: if call.version >= WHOLE_ERROR { outcome::code(whole) } else { ErrorCode::None.code() },
         replica_election_results: results.into(),
         ..ElectLeadersResponse::default()
     })
 }
 
 fn result(partition_id: i32, outcome: &Result<(), Fault>) -> PartitionResult<'_> {
-    let fault = outcome.as_ref().err();
-    PartitionResult {
-        partition_id,
-        error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
-        error_message: fault.and_then(|fault| fault.message.as_deref()),
-    }
+    PartitionResult { partition_id, error_code: outcome::code(outcome), error_message: outcome::message(outcome) }
 }

@@ -3,6 +3,7 @@
 //! Owns which kinds of resource are listed in which version.
 
 use heddle_cluster::controller::ResourceKind;
+use heddle_cluster::record::Resource;
 use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::list_config_resources::{
     ConfigResource, ListConfigResourcesRequest, ListConfigResourcesResponse,
@@ -40,7 +41,10 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
         let names: Vec<&str> = match kind {
             ResourceKind::Topic => image.topics_by_name("").map(|topic| topic.name.as_ref()).collect(),
             ResourceKind::Broker | ResourceKind::BrokerLogger => vec![&own],
-            ResourceKind::ClientMetrics | ResourceKind::Group => Vec::new(),
+            ResourceKind::ClientMetrics | ResourceKind::Group => {
+                let of_kind = image.configured_resources().filter(|resource| resource.code() == kind.code());
+                of_kind.map(Resource::name).collect()
+            }
         };
         listed.extend(
             names.into_iter().map(|resource_name| ConfigResource { resource_name, resource_type: kind.code() }),

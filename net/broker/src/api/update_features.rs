@@ -3,10 +3,9 @@
 //! Owns the translation between the wire and the decision.
 
 use heddle_cluster::controller::{FeatureUpdate, update_features};
-use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::update_features::{UpdateFeaturesRequest, UpdateFeaturesResponse};
 
-use super::{Answer, Call, Refusal};
+use super::{Answer, Call, Refusal, outcome};
 
 /// The first version that says which kind of change is meant.
 const KINDS: i16 = 1;
@@ -26,10 +25,9 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
         },
     });
     let decided = update_features(call.core.broker_id(), updates);
-    let fault = decided.as_ref().err();
     call.answer(&UpdateFeaturesResponse {
-        error_code: fault.map_or(ErrorCode::None, |fault| fault.code).code(),
-        error_message: fault.and_then(|fault| fault.message.as_deref()),
+        error_code: outcome::code(&decided),
+        error_message: outcome::message(&decided),
         ..UpdateFeaturesResponse::default()
     })
 }

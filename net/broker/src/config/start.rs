@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heddle_cluster::settings::layers::{Layers, Source, Values};
@@ -17,6 +18,7 @@ use heddle_record::BrokerId;
 
 use super::listeners;
 use super::{BrokerConfig, PlantedPanic};
+use crate::log_levels::{LogLevel, LogLevels};
 
 /// What the broker may use where no setting says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +120,11 @@ impl StartSettings {
     /// Settings that do not go together, or that this broker cannot follow.
     pub fn check(self, machine: Machine) -> Result<BrokerConfig, ConfigError> {
         let read = Reader { values: &self.values };
+        if !read.list("cordoned.log.dirs").is_empty() {
+            return Err(ConfigError::new(
+                "cordoned.log.dirs: the only data directory cannot be cordoned; leave it unset",
+            ));
+        }
         let cores = match read.size("cores") {
             0 => machine.cores.max(1),
             cores => cores,
@@ -159,6 +166,7 @@ impl StartSettings {
             },
             metadata_snapshot_bytes: read.number("metadata.log.max.record.bytes.between.snapshots").unsigned_abs(),
             planted_panic: PlantedPanic::None,
+            log_levels: Arc::new(LogLevels::new(LogLevel::Info, |_| {})),
             settings: Values::new(),
         };
         Ok(BrokerConfig { settings: self.values, ..config })

@@ -1,4 +1,5 @@
-//! Changes of settings while the cluster runs: IncrementalAlterConfigs for topics, one broker and all brokers.
+//! Changes of settings while the cluster runs: those of topics, of one broker and of all brokers. Groups and
+//! subscriptions have a file of their own.
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -8,15 +9,14 @@ use alloc::vec::Vec;
 use heddle_protocol::ErrorCode;
 use heddle_record::{BrokerId, TopicId};
 
+use super::resource_configs;
 use super::topics::{check_topic_name, unknown_topic_setting};
 use super::{Context, Decision, Fault, Response};
 use crate::record::MetadataRecord;
 use crate::settings::layers::Values;
 use crate::settings::topic::check_together;
 use crate::settings::value::list_items;
-use crate::settings::{
-    Mode, Scope, Setting, UnknownSetting, ValueType, broker_setting, has_known_prefix, topic_setting,
-};
+use crate::settings::{Mode, Setting, ValueType, broker_setting, has_known_prefix, topic_setting};
 
 /// Settings to be changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +51,7 @@ pub enum Others {
 
 impl AlterResource {
     /// The values that the changes are made to.
-    fn base(&self, now: &Values) -> Values {
+    pub(super) fn base(&self, now: &Values) -> Values {
         match self.others {
             Others::Kept => now.clone(),
             Others::Removed => Values::new(),
@@ -189,11 +189,11 @@ pub(super) fn alter(context: &Context<'_>, command: AlterConfigs) -> Decision {
     Decision { records, response: Response::AlterConfigs(results) }
 }
 
-fn invalid_request(message: impl Into<String>) -> Fault {
+pub(super) fn invalid_request(message: impl Into<String>) -> Fault {
     Fault::with(ErrorCode::InvalidRequest, message)
 }
 
-fn invalid_config(message: impl Into<String>) -> Fault {
+pub(super) fn invalid_config(message: impl Into<String>) -> Fault {
     Fault::with(ErrorCode::InvalidConfig, message)
 }
 
@@ -203,23 +203,22 @@ fn alter_resource(context: &Context<'_>, resource: &AlterResource) -> Result<Vec
         return Err(invalid_request("Error due to duplicate config keys"));
     }
     match ResourceKind::from_code(resource.kind) {
-        // The older request knows topics and brokers only.
-        Some(ResourceKind::BrokerLogger | ResourceKind::ClientMetrics | ResourceKind::Group)
-            if resource.others == Others::Removed =>
-        {
-            Err(invalid_request(format!("Unknown resource type {}", resource.kind)))
-        }
         Some(ResourceKind::Topic) => alter_topic(context, resource),
         Some(ResourceKind::Broker) => alter_broker(context, resource),
-        Some(ResourceKind::BrokerLogger) => Err(invalid_request("Log levels are set when the broker is started.")),
-        Some(ResourceKind::ClientMetrics) => Err(invalid_request("This broker does not collect client metrics.")),
-        Some(ResourceKind::Group) => Err(invalid_request("This broker has no groups.")),
-        None => Err(invalid_request(format!("Unknown resource type {}", resource.kind))),
+        Some(ResourceKind::ClientMetrics) => resource_configs::alter_client_metrics(context, resource),
+        Some(ResourceKind::Group) => resource_configs::alter_group(context, resource),
+        // Levels of loggers are each broker's own, and no metadata.
+        Some(ResourceKind::BrokerLogger) | None => {
+            Err(invalid_request(format!("Unknown resource type {}", resource.kind)))
+        }
     }
 }
 
 fn alter_topic(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<MetadataRecord>, Fault> {
     let name = &resource.name;
+    if name.is_empty() {
+        return Err(invalid_request("Default topic resources are not allowed."));
+    }
     check_topic_name(name)
         .map_err(|reason| Fault::with(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}")))?;
     let topic = context.image.topic_named(name).ok_or_else(|| {
@@ -248,14 +247,9 @@ fn alter_broker(context: &Context<'_>, resource: &AlterResource) -> Result<Vec<M
     let mut after = resource.base(before);
     for change in &resource.changes {
         let setting = broker_setting(&change.name);
-        let removal = Operation::from_code(change.operation) == Some(Operation::Delete);
-        match setting {
-            _ if removal => {}
-            None if has_known_prefix(&change.name) => {}
-            None => {
-                return Err(invalid_config(UnknownSetting::new(&change.name, Scope::Broker).to_string()));
-            }
-            Some(setting) => check_dynamic(setting, broker)?,
+        match Operation::from_code(change.operation) {
+            Some(Operation::Delete) => {}
+            _ => check_dynamic(change, setting, broker)?,
         }
         let inherited =
             || setting.and_then(|setting| context.layers().broker_setting(setting).value.map(|v| v.to_string()));
@@ -277,36 +271,71 @@ fn named_broker(context: &Context<'_>, name: &str) -> Result<Option<BrokerId>, F
     Ok(Some(id))
 }
 
-fn check_dynamic(setting: &Setting, broker: Option<BrokerId>) -> Result<(), Fault> {
+/// Whether a setting may change while brokers run: in one of them, or in all of them. A name that nobody knows may, for
+/// what reads it is not known either: a plug-in, or an older or newer tool.
+fn check_dynamic(change: &ConfigChange, setting: Option<&Setting>, broker: Option<BrokerId>) -> Result<(), Fault> {
+    let name = &change.name;
+    let Some(setting) = setting else {
+        let is_list_edit =
+            matches!(Operation::from_code(change.operation), Some(Operation::Append | Operation::Subtract));
+        return match broker {
+            _ if is_list_edit => Err(invalid_config(format!("Unknown config name: {name}"))),
+            None if has_known_prefix(name) && name.starts_with("listener.") => Err(only_per_broker(name)),
+            _ => Ok(()),
+        };
+    };
     match setting.mode {
-        Mode::ReadOnly => Err(invalid_request(format!("Cannot update these configs dynamically: [{}]", setting.name))),
-        Mode::PerBroker if broker.is_none() => {
-            Err(invalid_request(format!("Cannot update these configs for all brokers at once: [{}]", setting.name)))
+        Mode::ReadOnly => Err(invalid_request(format!("Cannot update these configs dynamically: [{name}]"))),
+        Mode::PerBroker if is_key_store(name) => Err(invalid_request(format!(
+            "These security configs can be dynamically updated only per-listener using the listener prefix: [{name}]"
+        ))),
+        Mode::PerBroker if broker.is_none() => Err(only_per_broker(name)),
+        // Nothing must be created in a directory that is cordoned, and there is no other.
+        Mode::PerBroker
+            if name == "cordoned.log.dirs" && change.value.as_deref().is_some_and(|dirs| !dirs.is_empty()) =>
+        {
+            Err(invalid_request("The only data directory of a broker cannot be cordoned."))
         }
         Mode::PerBroker | Mode::ClusterWide => Ok(()),
     }
 }
 
+fn only_per_broker(name: &str) -> Fault {
+    invalid_request(format!(
+        "Cannot update these configs at default cluster level, broker id must be specified: [{name}]"
+    ))
+}
+
+/// Keys and certificates, which belong to single listeners.
+fn is_key_store(name: &str) -> bool {
+    name == "ssl.key.password" || name.starts_with("ssl.keystore.") || name.starts_with("ssl.truststore.")
+}
+
 /// A value that a broker's setting cannot have is an invalid request, where a topic's is an invalid config: as on Kafka.
 fn of_broker(fault: Fault, change: &ConfigChange, setting: Option<&Setting>) -> Fault {
-    let is_list_edit = matches!(Operation::from_code(change.operation), Some(Operation::Append | Operation::Subtract));
-    let has_no_list = is_list_edit && setting.is_none_or(|setting| setting.value_type != ValueType::List);
-    if fault.code == ErrorCode::InvalidConfig && !has_no_list {
-        Fault { code: ErrorCode::InvalidRequest, ..fault }
-    } else {
-        fault
+    let list_edit = match Operation::from_code(change.operation) {
+        Some(Operation::Append) => Some("append"),
+        Some(Operation::Subtract) => Some("subtract"),
+        _ => None,
+    };
+    match list_edit {
+        Some(operation) if setting.is_none_or(|setting| setting.value_type != ValueType::List) => {
+            let name = &change.name;
+            invalid_config(format!("Config value {operation} is not allowed for config key: {name}"))
+        }
+        _ if fault.code == ErrorCode::InvalidConfig => Fault { code: ErrorCode::InvalidRequest, ..fault },
+        _ => fault,
     }
 }
 
 /// Makes one change in a layer's values. `inherited`: what the setting comes to where the layer has no value.
-fn changed(
+pub(super) fn changed(
     values: &mut Values,
     change: &ConfigChange,
     setting: Option<&Setting>,
     inherited: impl Fn() -> Option<String>,
 ) -> Result<(), Fault> {
-    let operation = Operation::from_code(change.operation)
-        .ok_or_else(|| invalid_request(format!("Unknown operation {} for {}", change.operation, change.name)))?;
+    let operation = Operation::from_code(change.operation).ok_or(Fault::new(ErrorCode::UnknownServerError))?;
     let name = &change.name;
     let new = match operation {
         Operation::Delete => {
@@ -320,13 +349,21 @@ fn changed(
                 return Err(invalid_config(format!("Can't {operation} to key {name} because its type is not LIST.")));
             }
             let now = values.get(name).cloned().or_else(inherited).unwrap_or_default();
-            edited(&now, operation, given(change)?)
+            let items = given(change)?;
+            if operation == Operation::Append && items.split(',').any(|item| item.trim().is_empty()) {
+                return Err(invalid_config(format!("Configuration '{name}' values must not be empty.")));
+            }
+            edited(&now, operation, items)
         }
     };
-    if let Some(setting) = setting {
-        setting.check(&new).map_err(|error| invalid_config(error.to_string()))?;
-    }
-    values.insert(name.clone(), new);
+    let Some(setting) = setting else {
+        values.insert(name.clone(), new);
+        return Ok(());
+    };
+    setting.check(&new).map_err(|error| invalid_config(error.to_string()))?;
+    // Blanks around a text may be meant; around a number they are not.
+    let is_text = matches!(setting.value_type, ValueType::String | ValueType::Class | ValueType::Password);
+    values.insert(name.clone(), if is_text { new } else { new.trim().to_string() });
     Ok(())
 }
 
@@ -349,7 +386,10 @@ fn edited(list: &str, operation: Operation, items: &str) -> String {
 }
 
 /// The settings that differ between two states of a layer, with what they are after.
-fn differences<'a>(before: &'a Values, after: &'a Values) -> impl Iterator<Item = (String, Option<String>)> + 'a {
+pub(super) fn differences<'a>(
+    before: &'a Values,
+    after: &'a Values,
+) -> impl Iterator<Item = (String, Option<String>)> + 'a {
     let removed = before.keys().filter(|name| !after.contains_key(*name)).map(|name| (name.clone(), None));
     let set = after.iter().filter(|(name, value)| before.get(*name) != Some(*value));
     removed.chain(set.map(|(name, value)| (name.clone(), Some(value.clone()))))

@@ -28,6 +28,10 @@ pub enum Source {
     Static,
     /// Nobody set it.
     Default,
+    /// The subscription's own value.
+    ClientMetrics,
+    /// The group's own value.
+    Group,
 }
 
 impl Source {
@@ -39,6 +43,8 @@ impl Source {
             Self::DynamicCluster => 3,
             Self::Static => 4,
             Self::Default => 5,
+            Self::ClientMetrics => 7,
+            Self::Group => 8,
         }
     }
 }
@@ -89,11 +95,15 @@ impl<'a> Layers<'a> {
         settle(setting, synonyms)
     }
 
-    /// What a topic setting comes to, `own` being the topic's own values.
+    /// What a setting of a topic, a group or a subscription comes to, `own` being its own values.
     pub fn topic_setting(&self, own: &'a Values, setting: &'static Setting) -> Effective<'a> {
         let mut synonyms = Vec::new();
         if let Some(value) = own.get(setting.name) {
-            synonyms.push(Synonym { setting, value, source: Source::Topic });
+            synonyms.push(Synonym { setting, value, source: own_source(setting.scope) });
+        }
+        if setting.scope == Scope::Group && setting.synonyms.is_empty() {
+            let default = setting.default.map(|value| Synonym { setting, value, source: Source::Default });
+            synonyms.extend(default);
         }
         let chain: Vec<&'static Setting> = setting.synonyms.iter().filter_map(|name| broker_setting(name)).collect();
         self.collect(&chain, &mut synonyms);
@@ -128,14 +138,25 @@ impl Effective<'_> {
     pub fn described(self, setting: &Setting) -> Self {
         let own = match setting.scope {
             Scope::Broker => setting.name,
-            Scope::Topic => setting.synonyms.first().copied().unwrap_or_default(),
+            Scope::Topic | Scope::Group | Scope::ClientMetrics => {
+                setting.synonyms.first().copied().unwrap_or(setting.name)
+            }
         };
         let mut synonyms = self.synonyms;
-        let set_by_topic = synonyms.iter().take_while(|synonym| synonym.source == Source::Topic).count();
+        let set_by_topic = synonyms.iter().take_while(|synonym| synonym.source == own_source(setting.scope)).count();
         let hidden = synonyms.iter().skip(set_by_topic).take_while(|synonym| synonym.setting.name != own).count();
         synonyms.drain(set_by_topic..set_by_topic + hidden);
         let source = synonyms.first().map_or(Source::Default, |first| first.source);
         Effective { value: self.value, source, synonyms }
+    }
+}
+
+/// The source of a value that a topic, a group or a subscription has by itself; a broker's are layers of their own.
+const fn own_source(scope: Scope) -> Source {
+    match scope {
+        Scope::Broker | Scope::Topic => Source::Topic,
+        Scope::Group => Source::Group,
+        Scope::ClientMetrics => Source::ClientMetrics,
     }
 }
 

@@ -97,6 +97,11 @@ impl Setting {
 
     fn word(&self, word: &str) -> Result<(), String> {
         match self.valid {
+            Valid::ResetStrategy if !is_reset_strategy(word) => Err(format!(
+                "Invalid value `{word}` for configuration {}. The value must be either 'earliest', 'latest' or of the \
+                 format 'by_duration:<PnDTnHnMn.nS>'.",
+                self.name
+            )),
             Valid::NonEmpty if word.is_empty() => Err("String must be non-empty".into()),
             Valid::OneOf { words, any_case } => {
                 let known = |known: &&str| *known == word || any_case && known.eq_ignore_ascii_case(word);
@@ -133,6 +138,29 @@ fn whole(text: &str, name: &str, least: i64, most: i64) -> Result<i64, String> {
 fn fraction(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
     number.ok_or_else(|| "Not a number of type DOUBLE".into())
+}
+
+/// `earliest`, `latest`, or `by_duration:` and days, hours, minutes and seconds in the form of ISO 8601.
+fn is_reset_strategy(text: &str) -> bool {
+    let Some(duration) = text.strip_prefix("by_duration:") else { return matches!(text, "earliest" | "latest") };
+    let Some(parts) = duration.strip_prefix(['P', 'p']) else { return false };
+    let (days, time) = parts.split_once(['T', 't']).map_or((parts, None), |(days, time)| (days, Some(time)));
+    let of_units = |mut text: &str, units: &[char]| {
+        let mut units = units.iter();
+        while let Some(end) = text.find(|letter: char| letter.is_ascii_alphabetic()) {
+            let (number, rest) = text.split_at(end);
+            let unit = rest.chars().next().map(|unit| unit.to_ascii_uppercase());
+            let is_number = number.starts_with(|digit: char| digit.is_ascii_digit()) && number.parse::<f64>().is_ok();
+            if !is_number || !units.any(|known| Some(*known) == unit) {
+                return false;
+            }
+            text = rest.get(1..).unwrap_or_default();
+        }
+        text.is_empty()
+    };
+    (!days.is_empty() || time.is_some())
+        && of_units(days, &['D'])
+        && time.is_none_or(|time| !time.is_empty() && of_units(time, &['H', 'M', 'S']))
 }
 
 fn throttled_replicas(name: &str, items: &[&str]) -> Result<(), String> {
@@ -192,6 +220,18 @@ mod tests {
             ("follower.replication.throttled.replicas", "0:1,1:2"),
         ] {
             assert_eq!(topic(name, value), Ok(()), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn reset_strategies() {
+        for good in ["earliest", "latest", "by_duration:PT1H", "by_duration:P1DT2H3M4.5S", "by_duration:P2D"] {
+            assert!(is_reset_strategy(good), "{good}");
+        }
+        for bad in
+            ["", "bogus", "by_duration:", "by_duration:P", "by_duration:PT", "by_duration:1H", "by_duration:PT1D"]
+        {
+            assert!(!is_reset_strategy(bad), "{bad}");
         }
     }
 
