@@ -288,7 +288,7 @@ fn decide(core: &Core, image: &mut MetadataImage, command: Command) -> Decision 
 /// The metadata log is kept whole: nothing expires, nothing is compressed again, every batch is flushed.
 fn log_config() -> LogConfig {
     LogConfig {
-        cleanup_policy: CleanupPolicy::Compact,
+        cleanup_policy: CleanupPolicy::Keep,
         retention_age: None,
         max_message_bytes: i32::MAX as u32,
         timestamp_after_max: None,

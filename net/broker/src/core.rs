@@ -308,6 +308,7 @@ impl Core {
                 let before = self.inner.image.replace(Arc::clone(&image));
                 self.follow_settings(&image);
                 self.inner.coordinators.follow(self, &before, &image);
+                self.inner.partitions.follow_cleaner(self, &image);
                 self.inner.partitions.drop_gone(self, &request.0).await;
                 Reply::Publish(())
             }
@@ -341,6 +342,7 @@ impl Core {
         let before = self.inner.image.replace(Arc::clone(image));
         self.follow_settings(image);
         self.inner.coordinators.follow(self, &before, image);
+        self.inner.partitions.follow_cleaner(self, image);
         Ok(())
     }
 
@@ -369,6 +371,8 @@ impl Core {
         self.inner.partitions.start(engine.clone());
         let maintained = engine.clone();
         drop(self.spawn_vital(async move { maintained.maintain().await }));
+        let compacted = engine.clone();
+        drop(self.spawn_vital(async move { compacted.keep_compacted().await }));
         Ok(engine)
     }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use heddle_cluster::MetadataImage;
 use heddle_engine::producer_state::Producer;
 use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
 use heddle_io::Task;
@@ -55,6 +56,17 @@ impl Partitions {
     /// The core's engine, which opens before any partition.
     fn open_engine(&self) -> &Engine {
         self.engine.get().expect("the engine opens before any log")
+    }
+
+    /// Has logs compacted as the settings of `image` say.
+    pub(crate) fn follow_cleaner(&self, core: &Core, image: &MetadataImage) {
+        let cores = core.others().count() + 1;
+        self.open_engine().set_cleaner(topic_settings::cleaner(
+            image,
+            core.broker_id(),
+            &core.config().settings,
+            cores,
+        ));
     }
 
     /// A partition of this core, or why it is not served.

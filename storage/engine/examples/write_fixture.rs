@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use heddle_engine::{
-    AppendOrigin, DataDir, Engine, EngineConfig, Log, LogConfig, LogName, StoredCompression, WantedIdentity,
+    AppendOrigin, CleanupPolicy, DataDir, Engine, EngineConfig, Log, LogConfig, LogName, StoredCompression,
+    WantedIdentity,
 };
 use heddle_io::{Executor, Io, IoConfig, Lease};
 use heddle_record::{
@@ -28,6 +29,7 @@ async fn write(io: &Io, path: &Path) -> Outcome<()> {
     let dir = DataDir::open(io, path, &wanted).await?;
     let engine = Engine::open(io, dir, EngineConfig::default()).await?;
     write_orders(&engine).await?;
+    write_table(&engine).await?;
     engine.close().await?;
     // It is opened again and written to, so that there are notes of that.
     drop(engine);
@@ -55,6 +57,32 @@ async fn write_orders(engine: &Engine) -> Outcome<()> {
         append(&log, number).await?;
     }
     engine.delete_records_before(&log, Offset::new(4)).await?;
+    Ok(())
+}
+
+/// A compacted log: twenty values of two keys, one of them deleted, and what seals their segment.
+async fn write_table(engine: &Engine) -> Outcome<()> {
+    let compact = LogConfig { cleanup_policy: CleanupPolicy::Compact, dirty_ratio_min_millionths: 0, ..config() };
+    let log = engine.open_log(name("table", 1), compact).await?;
+    let filler = "f".repeat(600);
+    for number in 0..23 {
+        let value = if number == 19 { None } else { Some(format!("value {number}")) };
+        let value = if number < 20 { value.as_deref() } else { Some(filler.as_str()) };
+        let key = if number < 20 { format!("key {}", number % 2) } else { format!("filler {number}") };
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(
+            Timestamp::new(1_700_000_000_000 + number),
+            Some(key.as_bytes()),
+            value.map(str::as_bytes),
+            &[],
+        )?;
+        let mut bytes = Vec::new();
+        builder.finish(&mut bytes)?;
+        let appended = log.append(Lease::from_vec(bytes), AppendOrigin::Client, LeaderEpoch::new(0)).await?;
+        log.flushed(appended.last_offset).await?;
+        log.set_high_watermark(appended.last_offset.next());
+    }
+    engine.compact().await?;
     Ok(())
 }
 

@@ -49,9 +49,36 @@ pub struct EngineConfig {
     /// Bytes of sealed segments that [`crate::Engine::maintain`] checks for rot in a second; 0 checks none
     /// (`log.scrub.bytes.per.second`).
     pub scrub_bytes_per_second: u64,
+    /// How logs are compacted. May change while the engine runs ([`crate::Engine::set_cleaner`]).
+    pub cleaner: CleanerConfig,
     /// A bug to plant, for tests that must be able to fail.
     #[doc(hidden)]
     pub planted_bug: PlantedBug,
+}
+
+/// How one core's engine compacts its logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanerConfig {
+    /// Whether it does (`log.cleaner.enable`).
+    pub enabled: bool,
+    /// Bytes of memory for the keys of one pass (this core's share of `log.cleaner.dedupe.buffer.size`). A log with more
+    /// keys takes several passes.
+    pub map_bytes_max: usize,
+    /// Bytes that are read and written in a second at most (this core's share of `log.cleaner.io.max.bytes.per.second`).
+    pub bytes_per_second: Option<u64>,
+    /// How long to wait when no log needs it (`log.cleaner.backoff.ms`).
+    pub backoff: Duration,
+}
+
+impl Default for CleanerConfig {
+    fn default() -> Self {
+        CleanerConfig {
+            enabled: true,
+            map_bytes_max: 128 << 20,
+            bytes_per_second: None,
+            backoff: Duration::from_secs(15),
+        }
+    }
 }
 
 impl Default for EngineConfig {
@@ -74,6 +101,7 @@ impl Default for EngineConfig {
             device: DeviceChoice::Auto,
             tail_bytes_max: 256 << 20,
             scrub_bytes_per_second: 8 << 20,
+            cleaner: CleanerConfig::default(),
             planted_bug: PlantedBug::None,
         }
     }
@@ -96,6 +124,8 @@ pub enum PlantedBug {
     KeepCutTail,
     /// A log that a checkpoint calls idle is written to without a note of it.
     NoTouchedNote,
+    /// A rewritten segment takes its place before anything durable says so.
+    SwapWithoutManifest,
 }
 
 /// How one log is kept. The broker makes it from the topic's settings; `checked` is called by the engine.
@@ -115,6 +145,14 @@ pub struct LogConfig {
     pub retention_bytes: Option<u64>,
     /// What retention may do at all (`cleanup.policy`).
     pub cleanup_policy: CleanupPolicy,
+    /// A record is not compacted away before it is this old (`min.compaction.lag.ms`).
+    pub compaction_lag_min: Duration,
+    /// A record that is older is compacted whatever else holds; `None` never asks for that (`max.compaction.lag.ms`).
+    pub compaction_lag_max: Option<Duration>,
+    /// The part of a log that must be dirty before it is compacted, in millionths (`min.cleanable.dirty.ratio`).
+    pub dirty_ratio_min_millionths: u32,
+    /// How long a tombstone stays after the first pass over it (`delete.retention.ms`).
+    pub delete_retention: Duration,
     /// Records between two flushes; 1, the default, makes every acknowledged record durable (`flush.messages`).
     pub flush_messages: u64,
     /// The longest that a written record waits for a flush where `flush_messages` is above 1 (`flush.ms`).
@@ -156,17 +194,19 @@ pub enum CleanupPolicy {
     Compact,
     /// Both.
     CompactDelete,
+    /// Nothing.
+    Keep,
 }
 
 impl CleanupPolicy {
     /// Whether retention by time and size applies.
     pub fn deletes(self) -> bool {
-        self != CleanupPolicy::Compact
+        matches!(self, CleanupPolicy::Delete | CleanupPolicy::CompactDelete)
     }
 
     /// Whether records must have keys.
     pub fn compacts(self) -> bool {
-        self != CleanupPolicy::Delete
+        matches!(self, CleanupPolicy::Compact | CleanupPolicy::CompactDelete)
     }
 }
 
@@ -180,6 +220,10 @@ impl Default for LogConfig {
             retention_age: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             retention_bytes: None,
             cleanup_policy: CleanupPolicy::Delete,
+            compaction_lag_min: Duration::ZERO,
+            compaction_lag_max: None,
+            dirty_ratio_min_millionths: 500_000,
+            delete_retention: Duration::from_secs(24 * 60 * 60),
             flush_messages: 1,
             flush_age_max: None,
             max_message_bytes: 1_048_588,
@@ -207,6 +251,12 @@ impl LogConfig {
         self.segment_index_bytes = self.segment_index_bytes.max(crate::index::OFFSET_ENTRY_LEN as u32);
         self.flush_messages = self.flush_messages.max(1);
         self
+    }
+
+    /// How long a segment takes appends: in a compacted topic not longer than a record may wait for compaction.
+    pub(crate) fn segment_lifetime(&self) -> Duration {
+        let lag = self.compaction_lag_max.filter(|_| self.cleanup_policy.compacts());
+        lag.map_or(self.segment_age_max, |lag| lag.min(self.segment_age_max))
     }
 
     /// Whether records may be acknowledged and read before they survive a power cut.
@@ -239,5 +289,6 @@ mod tests {
         assert!(!CleanupPolicy::Compact.deletes() && CleanupPolicy::Compact.compacts());
         assert!(CleanupPolicy::CompactDelete.deletes() && CleanupPolicy::CompactDelete.compacts());
         assert!(CleanupPolicy::Delete.deletes() && !CleanupPolicy::Delete.compacts());
+        assert!(!CleanupPolicy::Keep.deletes() && !CleanupPolicy::Keep.compacts());
     }
 }

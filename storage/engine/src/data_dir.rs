@@ -23,7 +23,7 @@ use crate::reserve::Reserve;
 use crate::shared_flush::DeviceFlush;
 
 /// The format version that this program writes. It opens this one and every older one.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The first line of the identity file.
 const FIRST_LINE: &str = "heddle data directory";

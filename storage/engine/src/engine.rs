@@ -14,6 +14,7 @@ use heddle_io::{EntryKind, Io, Monotonic};
 use heddle_record::{LogId, Timestamp};
 
 use crate::checkpoint::{Busy, CheckpointTurn, inherited};
+use crate::compaction::Cleaner;
 use crate::config::{EngineConfig, LogConfig};
 use crate::data_dir::{DataDir, clean_leftovers};
 use crate::device::Device;
@@ -68,6 +69,7 @@ pub(crate) struct Core {
     producers: Cell<usize>,
     pub(crate) checkpoints: CheckpointTurn,
     pub(crate) touched: TouchedFile,
+    pub(crate) cleaner: Cleaner,
     /// Names in the data directory that are to become durable, and new directories that are to become so before.
     names: Group<Option<PathBuf>>,
     /// Directories of deleted logs that are removed at the same time.
@@ -134,6 +136,7 @@ impl Engine {
             producers: Cell::new(0),
             checkpoints: CheckpointTurn::new(),
             touched,
+            cleaner: Cleaner::new(config.cleaner.clone()),
             names: Group::new(),
             removals: Semaphore::new(REMOVALS_MAX),
             last_config: RefCell::default(),
@@ -181,6 +184,9 @@ impl Engine {
         let log = Log { inner: Rc::new(LogInner::new(core, name, path, config, state)) };
         log.check_invariants();
         self.inner.core.count_producers(log.producer_count());
+        if log.config().cleanup_policy.compacts() {
+            self.inner.core.cleaner.consider(log.name().id);
+        }
         slot.finish(Some(log.clone()));
         Ok(log)
     }
@@ -372,6 +378,7 @@ impl Engine {
     /// # Errors
     /// What could not be made durable. A log that went offline earlier is no error: it was reported then.
     pub async fn close(&self) -> Result<(), Error> {
+        self.inner.core.cleaner.stop();
         let mut first_error = None;
         let mut closing = VecDeque::new();
         for log in self.logs() {

@@ -382,7 +382,7 @@ impl SegmentReport {
         self.records += u64::try_from(batch.record_count()).unwrap_or(0);
         self.first_offset.get_or_insert(batch.base_offset());
         self.last_offset = Some(batch.last_offset());
-        self.max_timestamp = self.max_timestamp.max(batch.max_timestamp());
+        self.max_timestamp = self.max_timestamp.max(crate::scan::time_of_records(batch.header()));
     }
 
     /// Whether nothing is wrong.

@@ -27,6 +27,10 @@ pub const TOUCHED_PREFIX: &str = "heddle.touched.";
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
 /// The space of a deleted segment, kept in its log's directory for the next one; removed at start.
 pub const RECYCLED_FILE: &str = "recycled.tmp";
+/// What compaction has done to the segments of a log, in its directory.
+pub const COMPACTION_FILE: &str = "compaction";
+/// What the file of a rewritten segment ends with until it takes the place of those that it stands for.
+pub const CLEANED_SUFFIX: &str = ".cleaned";
 /// What the directory of a deleted log ends with until it is gone; removed at start.
 pub const DELETED_SUFFIX: &str = ".deleted";
 /// Digits of a base offset in a file name.
@@ -136,6 +140,18 @@ impl SegmentFile {
     }
 }
 
+/// The name of the file of a rewritten segment, until it takes its place.
+pub fn cleaned_file(base_offset: Offset, generation: u64) -> String {
+    format!("{:0width$}.{generation}{CLEANED_SUFFIX}", base_offset.get(), width = OFFSET_DIGITS)
+}
+
+/// The base offset and the generation of the rewritten segment whose file has this name; `None` for any other name.
+pub fn parse_cleaned(name: &str) -> Option<(Offset, u64)> {
+    let (base_offset, generation) = name.strip_suffix(CLEANED_SUFFIX)?.split_once('.')?;
+    let found = (Offset::new(decimal(base_offset)?), decimal(generation)?.try_into().ok()?);
+    (cleaned_file(found.0, found.1) == name).then_some(found)
+}
+
 /// The name of a core's checkpoint.
 pub fn checkpoint_file(core: usize) -> String {
     format!("{CHECKPOINT_PREFIX}{core}")
@@ -227,6 +243,17 @@ mod tests {
         {
             assert_eq!(SegmentFile::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn rewritten_segments_are_named_by_offset_and_generation() {
+        let name = cleaned_file(Offset::new(42), 7);
+        assert_eq!(name, "00000000000000000042.7.cleaned");
+        assert_eq!(parse_cleaned(&name), Some((Offset::new(42), 7)));
+        for other in ["42.7.cleaned", "00000000000000000042.07.cleaned", "00000000000000000042.cleaned", ".7.cleaned"] {
+            assert_eq!(parse_cleaned(other), None, "{other}");
+        }
+        assert_eq!(SegmentFile::parse(&name), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part,
 //!   `archive.rs` the bytes of the file). `touched.rs` notes which logs were written to since; the others are opened
 //!   without a look at their files, which `verify.rs` makes up for when they are used.
-//! - `retention.rs` removes what is old, what is asked for, what is cut.
+//! - `retention.rs` removes what is old, what is asked for, what is cut; `compaction.rs` what later records replace.
 //! - [`inspect`] reads directories that no process has open.
 //! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
 //!   [`producer_state`] are its pure parts; [`layout`] names the files.
@@ -26,6 +26,7 @@ mod admission;
 mod archive;
 mod archive_1;
 mod checkpoint;
+mod compaction;
 mod config;
 mod data_dir;
 mod device;
@@ -59,8 +60,10 @@ mod touched;
 mod verify;
 
 pub use archive::{CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION};
+pub use compaction::{COMPACTION_HEADER_LEN, COMPACTION_MAGIC, COMPACTION_SEGMENT_LEN, COMPACTION_VERSION, Compacted};
 pub use config::{
-    CleanupPolicy, EngineConfig, LogConfig, PlantedBug, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoredCompression,
+    CleanerConfig, CleanupPolicy, EngineConfig, LogConfig, PlantedBug, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    StoredCompression,
 };
 pub use data_dir::{DataDir, FORMAT_VERSION, Identity, WantedIdentity, read_identity};
 pub use device::DeviceChoice;

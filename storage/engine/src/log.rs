@@ -18,6 +18,7 @@ use heddle_record::{
 };
 
 use crate::admission::admit;
+use crate::compaction::Compaction;
 use crate::config::LogConfig;
 use crate::engine::Core;
 use crate::epoch_cache::EpochEnd;
@@ -50,11 +51,17 @@ pub(crate) struct LogInner {
     turn: Semaphore,
     /// One task at a time changes the index files.
     pub(crate) index_turn: Semaphore,
+    /// Whoever looks up positions in segments has one of [`READERS_MAX`]; who replaces segments has all.
+    pub(crate) readers: Semaphore,
+    pub(crate) compaction: Compaction,
     /// When the last write was done.
     pub(crate) written_at: Cell<Monotonic>,
     /// The upkeep looks whether the log is idle.
     pub(crate) is_watched: Cell<bool>,
 }
+
+/// Look-ups in a log that may be under way at the same time.
+pub(crate) const READERS_MAX: usize = 1 << 30;
 
 /// What [`Log::follow`] was given.
 type Follower = Rc<dyn Fn()>;
@@ -159,6 +166,9 @@ impl Log {
     /// Changes the settings, from the next append on.
     pub fn set_config(&self, config: LogConfig) {
         *self.inner.config.borrow_mut() = self.inner.core.share_config(config.checked());
+        if self.config().cleanup_policy.compacts() {
+            self.inner.core.cleaner.consider(self.name().id);
+        }
         // A topic that no longer relaxes flushing may have bytes that nobody has asked to flush.
         self.inner.flush_if_due();
         self.inner.limits_moved();
@@ -301,6 +311,8 @@ impl LogInner {
             follower: RefCell::default(),
             turn: Semaphore::new(1),
             index_turn: Semaphore::new(1),
+            readers: Semaphore::new(READERS_MAX),
+            compaction: Compaction::new(),
             written_at: Cell::default(),
             is_watched: Cell::new(false),
         }
@@ -416,6 +428,7 @@ impl LogInner {
     /// # Errors
     /// As recovery; the log stays offline.
     pub(crate) async fn reopen(&self) -> Result<(), Error> {
+        let _pass = self.compaction.turn.acquire(1).await;
         let _turn = self.exclusive().await;
         let _index_turn = self.index_turn.acquire(1).await;
         while self.state.borrow().writing || self.state.borrow().flushing {
@@ -434,6 +447,7 @@ impl LogInner {
         state.high_watermark = current.high_watermark;
         state.log_start = current.log_start;
         state.touched = current.touched;
+        state.vouched_for = current.vouched_for;
         self.core.dirty_files.set(self.core.dirty_files.get() - current.dirty.len());
         self.core.forget_producers(current.producers.len());
         self.core.count_producers(state.producers.len());

@@ -137,7 +137,9 @@ impl ProducerTable {
             active_at: now,
             batches: Vec::with_capacity(1),
         });
-        if producer.epoch != claim.epoch {
+        // Batches between may be gone where a compacted log is read again: those before say nothing any more.
+        let continues = |last: &AppendedBatch| last.last_sequence.next(1) == claim.base_sequence;
+        if producer.epoch != claim.epoch || !producer.batches.last().is_none_or(continues) {
             producer.epoch = claim.epoch;
             producer.batches.clear();
         }

@@ -76,6 +76,7 @@ impl Log {
 
     async fn read_batches(&self, from: Offset, limit: ReadLimit) -> Result<ReadOut, ReadError> {
         let log = &self.inner;
+        let _reader = log.readers.acquire(1).await;
         let end = log.check_range(from, limit.end)?;
         let mut out = ReadOut { start_offset: from, next_offset: from, ..ReadOut::default() };
         if from >= end {
@@ -122,12 +123,13 @@ impl LogInner {
         Ok(end.min(state.written.offset))
     }
 
-    /// The batch that contains `offset`, which is below the written end. `None` if retention took it meanwhile.
+    /// The batch that contains `offset`, which is below the written end, or the next one where compaction has left none.
+    /// `None` if retention took it meanwhile.
     ///
     /// # Errors
     /// [`Error::Damaged`] if there are no batches where they were written; [`Error::Io`].
     pub(crate) async fn locate(&self, offset: Offset) -> Result<Option<Boundary>, Error> {
-        let (segment, end) = {
+        let (mut segment, mut end) = {
             let state = self.state.borrow();
             if let Some(boundary) = state.landmark(offset)
                 && boundary.offset < state.written.offset
@@ -141,8 +143,16 @@ impl LogInner {
         if offset < segment {
             return Ok(None);
         }
-        let found = self.scan_to(segment, end, offset).await;
-        self.note_damage(segment, found)
+        loop {
+            let found = self.scan_to(segment, end, offset).await;
+            if let Some(found) = self.note_damage(segment, found)? {
+                return Ok(Some(found));
+            }
+            let state = self.state.borrow();
+            let next = state.segments.iter().find(|other| other.base_offset > segment);
+            let Some(next) = next.filter(|next| state.readable_size(next) > 0) else { return Ok(None) };
+            (segment, end) = (next.base_offset, state.readable_size(next));
+        }
     }
 
     /// Adds the bytes of a segment from `start` up to `end`, which both lie between batches: from memory as far as they are

@@ -19,13 +19,14 @@ use heddle_record::{LeaderEpoch, Offset, RecordBatch, Timestamp};
 
 use crate::archive::{LogSnapshot, SegmentSnapshot, StoredLog};
 use crate::checkpoint::{inherited, sound_snapshot};
+use crate::compaction::{Manifest, corrected, finish_swaps, read_manifest};
 use crate::config::PlantedBug;
 use crate::engine::Core;
 use crate::error::Error;
 use crate::index::{
     IndexBuilder, OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry, decode_offset_index, decode_time_index,
 };
-use crate::layout::{LogName, SegmentFile, TEMPORARY_SUFFIX};
+use crate::layout::{COMPACTION_FILE, LogName, SegmentFile, TEMPORARY_SUFFIX, parse_cleaned};
 use crate::scan::{BatchScan, Continuity, HeaderScan, Scanned, ScannedBatch, last_batch_misfit};
 use crate::segment::Segment;
 use crate::snapshot;
@@ -60,15 +61,23 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
     if let (Some(saved), Some(StoredLog { active: false, .. })) = (&saved, &stored) {
         return Ok(snapshot::restore(saved));
     }
-    let files = list_segments(&core.io, path).await?;
+    let (files, manifest) = find_segments(core, name, path).await?;
     if files.is_empty() && saved.is_none() {
         // The directory survived a crash that the first segment's name did not.
         return create(core, path).await;
     }
     let may_have_lost_checkpoint = lost && saved.is_none();
-    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes: false };
+    let gaps_end = manifest.gaps_end();
+    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes: false, gaps_end };
     let opened = match saved {
-        Some(saved) => recovery.resume(&saved).await,
+        Some(saved) => {
+            let vouched_for = snapshot::recovery_point(&saved).segment;
+            let mut resumed = recovery.resume(&corrected(saved, &manifest)).await;
+            if let Ok(state) = &mut resumed {
+                state.vouched_for = vouched_for;
+            }
+            resumed
+        }
         None => recovery.scan_all().await,
     };
     if let Err(error) = &opened {
@@ -90,8 +99,9 @@ fn missing_directory(name: &LogName, path: &Path) -> Error {
 /// # Errors
 /// As [`open_or_create`].
 pub(crate) async fn reopen(core: &Core, name: &LogName, path: &Path, flushed: &LogSnapshot) -> Result<LogState, Error> {
-    let files = list_segments(&core.io, path).await?;
-    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: false, own_writes: true };
+    let (files, manifest) = find_segments(core, name, path).await?;
+    let gaps_end = manifest.gaps_end();
+    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: false, own_writes: true, gaps_end };
     let opened = recovery.resume(flushed).await;
     if let Err(error) = &opened {
         core.dir.note_failure(error);
@@ -111,11 +121,25 @@ async fn create(core: &Core, path: &Path) -> Result<LogState, Error> {
     Ok(state)
 }
 
-/// The segments in a log's directory and the lengths of their `.log` files, by base offset. What a crash has left beside
-/// them is removed, what is foreign is reported (case 46).
-async fn list_segments(io: &Io, path: &Path) -> Result<BTreeMap<Offset, u64>, Error> {
+/// The segments in a log's directory and the lengths of their `.log` files, by base offset, and what compaction has done to
+/// them, brought to its end (case 32). What a crash has left beside them is removed.
+async fn find_segments(core: &Core, name: &LogName, path: &Path) -> Result<(BTreeMap<Offset, u64>, Manifest), Error> {
+    let manifest = read_manifest(&core.io, path).await.inspect_err(|error| {
+        if matches!(error, Error::Damaged { .. }) {
+            tracing::error!(log = %name, %error, "it tells the segments of a compacted log: restore it from a copy or delete the topic");
+        }
+    })?;
+    let (mut files, cleaned) = list_segments(&core.io, path).await?;
+    finish_swaps(core, path, &manifest, &mut files, &cleaned).await?;
+    Ok((files, manifest))
+}
+
+/// The lengths of the `.log` files in a log's directory, and the files of rewritten segments that have not taken their
+/// place. What belongs to no segment is removed, what is foreign is reported (case 46).
+async fn list_segments(io: &Io, path: &Path) -> Result<(BTreeMap<Offset, u64>, Vec<(Offset, u64)>), Error> {
     let mut segments = BTreeMap::new();
     let mut others = Vec::new();
+    let mut cleaned = Vec::new();
     for entry in io.read_dir(path).await? {
         let full = path.join(&entry.name);
         match (SegmentFile::parse(&entry.name), entry.kind) {
@@ -124,6 +148,10 @@ async fn list_segments(io: &Io, path: &Path) -> Result<BTreeMap<Offset, u64>, Er
             }
             (Some((base_offset, _)), EntryKind::File) => others.push((base_offset, full)),
             (None, EntryKind::File) if entry.name.ends_with(TEMPORARY_SUFFIX) => io.remove_file(&full).await?,
+            (None, EntryKind::File) if entry.name == COMPACTION_FILE => {}
+            (None, EntryKind::File) if parse_cleaned(&entry.name).is_some() => {
+                cleaned.extend(parse_cleaned(&entry.name));
+            }
             _ => tracing::warn!(path = %full.display(), "not a file of a log; left alone"),
         }
     }
@@ -132,7 +160,7 @@ async fn list_segments(io: &Io, path: &Path) -> Result<BTreeMap<Offset, u64>, Er
             io.remove_file(&full).await?;
         }
     }
-    Ok(segments)
+    Ok((segments, cleaned))
 }
 
 struct Recovery<'a> {
@@ -144,6 +172,8 @@ struct Recovery<'a> {
     may_have_lost_checkpoint: bool,
     /// This process wrote the log before, and its writes have ended.
     own_writes: bool,
+    /// Below this offset compaction has left gaps between batches and between segments.
+    gaps_end: Offset,
 }
 
 impl Recovery<'_> {
@@ -363,6 +393,7 @@ impl Recovery<'_> {
             if end > from {
                 touched.push(file);
             }
+            self.step_over_gap(state);
             let log_end = state.log_end;
             if !self.files.contains_key(&log_end) || end == 0 {
                 break;
@@ -373,13 +404,24 @@ impl Recovery<'_> {
         self.settle(state, &touched).await
     }
 
+    /// Where compaction may have left nothing behind the last batch, the log goes on with the next segment.
+    fn step_over_gap(&self, state: &mut LogState) {
+        let base_offset = state.active().base_offset;
+        let next = self.files.range(base_offset.next()..).next();
+        if let Some((next, _)) = next.filter(|(next, _)| **next <= self.gaps_end) {
+            state.log_end = state.log_end.max(*next);
+        }
+    }
+
     /// Adds the batches of the active segment that fit. Returns why the next one does not, if there is one.
     async fn scan_segment(&self, state: &mut LogState, file: &File, len: u64) -> Result<Option<String>, Error> {
         let now = Timestamp::new(self.core.io.wall_clock());
         let epoch =
             state.log_end.checked_add(-1).and_then(|last| state.epochs.epoch_at(last)).unwrap_or(LeaderEpoch::NONE);
         let position = state.active().size;
-        let mut scan = BatchScan::new(file.clone(), len, position, state.log_end, epoch, Continuity::Contiguous);
+        let has_gaps = state.active().base_offset < self.gaps_end;
+        let rule = if has_gaps { Continuity::Ascending } else { Continuity::Contiguous };
+        let mut scan = BatchScan::new(file.clone(), len, position, state.log_end, epoch, rule);
         loop {
             match scan.next(&self.core.io).await? {
                 Scanned::Batch(scanned, batch) => replay(state, &scanned, &batch, now),

@@ -96,7 +96,10 @@ impl Engine {
             }
         }
         inner.touch().await?;
-        let Some(end) = inner.locate(offset).await? else { return Ok(inner.state.borrow().log_end) };
+        let readers = inner.readers.acquire(1).await;
+        let located = inner.locate(offset).await?;
+        drop(readers);
+        let Some(end) = located else { return Ok(inner.state.borrow().log_end) };
         let below_recovery_point = end.offset < inner.state.borrow().recovery_point.offset;
         let (gone, producers_lost) = inner.state.borrow_mut().truncate(end);
         if below_recovery_point {
@@ -128,13 +131,7 @@ impl LogInner {
         let active_is_old =
             is_online && config.retention_age.is_some_and(|age| self.state.borrow_mut().active_is_old(age, now));
         if active_is_old {
-            // The log must go on somewhere: the new segment's file is durable before the old one goes, so that the end
-            // of the log is known even without a checkpoint.
-            self.touch().await?;
-            let base_offset = self.state.borrow_mut().roll();
-            self.create_segment(base_offset).await?;
-            self.io().sync_dir(&self.path).await?;
-            self.state.borrow_mut().settle_empty_segment();
+            self.seal_idle_active().await?;
         }
         let mut state = self.state.borrow_mut();
         let new_start = state.start_after_retention(config.retention_age, config.retention_bytes, now);
@@ -148,6 +145,32 @@ impl LogInner {
             self.limits_moved();
         }
         Ok(moved)
+    }
+
+    /// Seals an active segment that has records, all of them flushed; nobody appends meanwhile. The log must go on
+    /// somewhere: the new segment's file is durable at once, so that the end of the log is known even without a checkpoint.
+    async fn seal_idle_active(self: &std::rc::Rc<Self>) -> Result<(), Error> {
+        self.touch().await?;
+        let base_offset = self.state.borrow_mut().roll();
+        self.create_segment(base_offset).await?;
+        self.io().sync_dir(&self.path).await?;
+        self.state.borrow_mut().settle_empty_segment();
+        self.complete_indexes_later();
+        Ok(())
+    }
+
+    /// Seals the active segment so that what is in it can be compacted, if nobody is appending to it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn roll_active(self: &std::rc::Rc<Self>) -> Result<(), Error> {
+        let Some(_turn) = self.try_exclusive() else { return Ok(()) };
+        let is_idle = {
+            let mut state = self.state.borrow_mut();
+            let (end, flushed) = (state.log_end, state.flushed.offset);
+            state.offline.is_none() && !state.writing && !state.flushing && flushed == end && state.active().size > 0
+        };
+        if is_idle { self.seal_idle_active().await } else { Ok(()) }
     }
 
     /// Removes the segments that lie wholly below the log's start, which is durable by now.
@@ -187,9 +210,8 @@ impl LogInner {
         self.rebuild_index_locked(end.segment).await
     }
 
-    /// Reads again which producers wrote what is left of the log.
     /// Forgets the open files of a segment. Whether somebody still reads its batches.
-    fn forget_files(&self, base_offset: Offset) -> bool {
+    pub(crate) fn forget_files(&self, base_offset: Offset) -> bool {
         let [log, index, times] = SegmentFile::ALL.map(|kind| self.core.files.forget(self.file_key(base_offset, kind)));
         log | index | times
     }
@@ -211,6 +233,7 @@ impl LogInner {
         Ok(())
     }
 
+    /// Reads again which producers wrote what is left of the log.
     async fn reread_producers(&self) -> Result<(), Error> {
         let segments: Vec<Offset> = self.state.borrow().segments.iter().map(|segment| segment.base_offset).collect();
         let now = Timestamp::new(self.io().wall_clock());
@@ -235,6 +258,7 @@ impl LogInner {
     /// What could not be made durable; none if the log was offline before.
     pub(crate) async fn close(self: &std::rc::Rc<Self>) -> Result<(), Error> {
         let log = Log { inner: std::rc::Rc::clone(self) };
+        let _pass = self.compaction.turn.acquire(1).await;
         let _turn = self.exclusive().await;
         if self.offline().is_some() {
             return Ok(());
@@ -356,6 +380,7 @@ impl LogState {
         self.log_end = end.offset;
         (self.written, self.flushed) = (end, end);
         self.recovery_point = if self.recovery_point.offset > end.offset { end } else { self.recovery_point };
+        self.vouched_for = self.vouched_for.min(end.segment);
         self.epochs.truncate_from_end(end.offset);
         let producers_lost = self.producers.truncate_from_end(end.offset);
         self.unsaved = true;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use heddle_io::{Buffer, File, Io, Lease};
 use heddle_record::{
-    BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, validate,
+    BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, Timestamp, validate,
 };
 
 use crate::error::Error;
@@ -36,6 +36,11 @@ impl ScannedBatch {
     pub(crate) fn end(&self) -> u64 {
         self.position + self.len
     }
+}
+
+/// The largest time of a batch's records; none where compaction has left none.
+pub(crate) fn time_of_records(header: &BatchHeader) -> Timestamp {
+    if header.record_count == 0 { Timestamp::NONE } else { header.max_timestamp }
 }
 
 /// A walk over batch headers from one position to another.

@@ -65,7 +65,7 @@ impl Segment {
         let index_bytes = (self.index.offset_entries() as usize + 1) * OFFSET_ENTRY_LEN;
         let reach = last_offset.distance_from(self.base_offset).expect("offsets of a log are not negative");
         self.size + len > u64::from(config.segment_bytes)
-            || u128::try_from(age).is_ok_and(|age| age >= config.segment_age_max.as_millis())
+            || u128::try_from(age).is_ok_and(|age| age >= config.segment_lifetime().as_millis())
             || index_bytes > config.segment_index_bytes as usize
             || reach > i64::from(i32::MAX)
     }
@@ -335,6 +335,9 @@ impl LogInner {
         }
         drop(state);
         self.flush_if_due();
+        if began_segment && self.config.borrow().cleanup_policy.compacts() {
+            self.core.cleaner.consider(self.name.id);
+        }
         if began_segment || self.index_is_due() {
             self.complete_indexes_later();
         }

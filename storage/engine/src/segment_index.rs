@@ -356,11 +356,11 @@ impl LogInner {
         let mut scan = self.scan_headers(segment, from, self.readable_end(segment)).await?;
         while let Some(batch) = scan.next(self.io()).await? {
             if batch.header.last_offset() >= entry.last_offset {
-                let fits =
-                    batch.header.last_offset() == entry.last_offset && batch.header.max_timestamp == entry.timestamp;
+                let is_time = crate::scan::time_of_records(&batch.header) == entry.timestamp;
+                let fits = batch.header.last_offset() == entry.last_offset && is_time;
                 return Ok(fits.then_some(from));
             }
-            if batch.header.max_timestamp > entry.timestamp {
+            if crate::scan::time_of_records(&batch.header) > entry.timestamp {
                 return Ok(None);
             }
         }
@@ -405,7 +405,7 @@ impl crate::scan::ScannedBatch {
             position: u32::try_from(self.position).expect("a segment is below 2 GiB"),
             len: u32::try_from(self.len).expect("a batch is below 2 GiB"),
             last_offset: self.header.last_offset(),
-            max_timestamp: self.header.max_timestamp,
+            max_timestamp: crate::scan::time_of_records(&self.header),
         }
     }
 }

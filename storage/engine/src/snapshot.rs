@@ -56,6 +56,7 @@ impl LogInner {
         // A truncation meanwhile has its own snapshot to come.
         if point.offset <= state.flushed.offset {
             state.recovery_point = point;
+            state.vouched_for = point.segment;
         }
     }
 }
@@ -78,6 +79,7 @@ impl LogState {
         };
         let none_below_start = self.segments.get(1).is_none_or(|second| second.base_offset > self.log_start);
         let nothing_kept = self.recycled.is_none();
+        let idle = idle && !self.rewriting;
         flushed && idle && none_below_start && nothing_kept && self.segments.iter().all(indexed)
     }
 }
@@ -175,6 +177,7 @@ pub(crate) fn restore(saved: &LogSnapshot) -> LogState {
     state.producers = producers(saved);
     let end = recovery_point(saved);
     state.set_end(end);
+    state.vouched_for = end.segment;
     // Where the last batch that has an index entry starts: from there on it is looked at, once somebody uses the log.
     state.space = saved.untrimmed.then(|| Space::of_file(end.segment, end.position, end.position));
     let behind = state.active().index.bytes_since_entry();

@@ -99,6 +99,9 @@ pub(crate) struct LogState {
     pub(crate) flushed_max: Option<TimeEntry>,
     /// Recovery starts here: below it everything was flushed and checked when the last checkpoint was written.
     pub(crate) recovery_point: Boundary,
+    /// A checkpoint that is on the disk has all segments below this one as they are; only those may be rewritten. What
+    /// recovery has found since is not in it yet.
+    pub(crate) vouched_for: Offset,
     pub(crate) epochs: EpochCache,
     pub(crate) producers: ProducerTable,
 
@@ -133,6 +136,8 @@ pub(crate) struct LogState {
     pub(crate) unsaved: bool,
     /// The next start looks at the log's files, whatever happens: without that nothing is written to them (`touched.rs`).
     pub(crate) touched: bool,
+    /// A segment is being rewritten: whatever a checkpoint says of the log meanwhile, the next start looks at it.
+    pub(crate) rewriting: bool,
     /// The log was opened on a checkpoint's word, and nobody has looked at its files yet: where in the recovery point's
     /// segment a look at the last batches begins (`verify.rs`).
     pub(crate) believed: Option<u64>,
@@ -152,6 +157,7 @@ impl LogState {
             written_max: None,
             flushed_max: None,
             recovery_point: boundary,
+            vouched_for: Offset::ZERO,
             epochs: EpochCache::default(),
             producers: ProducerTable::default(),
             queue: VecDeque::new(),
@@ -170,6 +176,7 @@ impl LogState {
             offline: None,
             unsaved: true,
             touched: true,
+            rewriting: false,
             believed: None,
         }
     }

@@ -213,6 +213,11 @@ impl Tail {
         self.written = None;
     }
 
+    /// Forgets the segments from `base` up to `end`, whose bytes are other ones now.
+    pub(crate) fn forget(&mut self, base: Offset, end: Offset) {
+        self.chunks.retain(|chunk| !(base..end).contains(&chunk.segment));
+    }
+
     fn next_buffer_bytes(&self, needed: usize) -> usize {
         let before = self.chunks.back().map_or(FIRST_BUFFER_BYTES / 2, |chunk| chunk.buffer().capacity());
         (before * 2).max(needed.next_power_of_two()).clamp(FIRST_BUFFER_BYTES, BUFFER_BYTES_MAX)

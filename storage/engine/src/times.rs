@@ -8,7 +8,7 @@ use heddle_record::{BatchHeader, LeaderEpoch, Offset, RecordBatch, Timestamp, Ti
 use crate::admission::decompressed_body;
 use crate::error::{Error, ReadError};
 use crate::log::{Log, LogInner};
-use crate::scan::ScannedBatch;
+use crate::scan::{ScannedBatch, time_of_records};
 
 /// A record that was found by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,7 @@ impl Log {
     /// [`ReadError::Failed`].
     pub async fn offset_for_timestamp(&self, timestamp: Timestamp) -> Result<Option<TimedOffset>, ReadError> {
         let log = &self.inner;
+        let _reader = log.readers.acquire(1).await;
         let segments: Vec<Offset> = {
             let state = log.state.borrow();
             let reaches =
@@ -67,7 +68,7 @@ impl LogInner {
         let from = self.position_floor_of_time(segment, timestamp).await?;
         let mut scan = self.scan_headers(segment, from, end).await?;
         while let Some(batch) = scan.next(self.io()).await? {
-            if batch.header.max_timestamp < timestamp || batch.header.last_offset() < log_start {
+            if time_of_records(&batch.header) < timestamp || batch.header.last_offset() < log_start {
                 continue;
             }
             if let Some(found) = self.find_in_batch(segment, &batch, timestamp, log_start).await? {
@@ -87,7 +88,8 @@ impl LogInner {
         log_start: Offset,
     ) -> Result<Option<TimedOffset>, Error> {
         let header = &found.header;
-        if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+        let is_whole = i64::from(header.record_count) == i64::from(header.last_offset_delta) + 1;
+        if is_whole && header.attributes.timestamp_type() == TimestampType::LogAppendTime {
             return Ok(Some(answer(header, header.base_offset.max(log_start), header.max_timestamp)));
         }
         let file =

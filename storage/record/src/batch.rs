@@ -75,6 +75,12 @@ impl Attributes {
         Attributes(self.0 | Self::LOG_APPEND_TIME)
     }
 
+    /// The same attributes, with or without a delete horizon.
+    pub(crate) fn with_delete_horizon(self, has_horizon: bool) -> Self {
+        let others = self.0 & !Self::DELETE_HORIZON;
+        Attributes(if has_horizon { others | Self::DELETE_HORIZON } else { others })
+    }
+
     /// The codec of the records, or `None` for the ids 5 to 7 that Kafka does not know.
     pub fn compression(self) -> Option<Compression> {
         Compression::from_id(self.codec_id())
@@ -224,6 +230,11 @@ impl BatchHeader {
             TimestampType::CreateTime => Timestamp(self.base_timestamp.get().wrapping_add(record.timestamp_delta)),
             TimestampType::LogAppendTime => self.max_timestamp,
         }
+    }
+
+    /// From when on the tombstones of the batch may go, if compaction has set that (KIP-534).
+    pub fn delete_horizon(&self) -> Option<Timestamp> {
+        self.attributes.has_delete_horizon().then_some(self.base_timestamp)
     }
 
     /// Whether the batch has a sequence: it is an idempotent producer's.

@@ -61,7 +61,9 @@ impl Default for BatchOptions {
 ///
 /// [`BatchBuilder::new`] starts a new batch: offsets and timestamps follow from what is pushed.
 /// [`BatchBuilder::rewrite`] starts from the header of a batch that exists: it keeps its offsets, timestamps and
-/// producer whatever records are retained, as compaction and recompression need.
+/// producer whatever records are retained, as recompression needs. [`BatchBuilder::compact`] is the same for compaction,
+/// where the timestamps follow from the records that are kept; [`BatchBuilder::emptied`] is what it leaves of a batch
+/// without any.
 #[derive(Debug, Clone)]
 pub struct BatchBuilder {
     /// The header as it will be written, but for length, count and checksum.
@@ -79,6 +81,8 @@ pub struct BatchBuilder {
 enum Kind {
     New,
     Rewrite,
+    /// Deltas counted from this timestamp in the batch that is compacted.
+    Compact(Timestamp),
 }
 
 impl BatchBuilder {
@@ -112,6 +116,42 @@ impl BatchBuilder {
     pub fn rewrite(header: &BatchHeader, compression: Compression, compression_level: Option<i32>) -> Self {
         let header = BatchHeader { attributes: header.attributes.with_compression(compression), ..*header };
         Self::with_header(header, compression, compression_level, Kind::Rewrite)
+    }
+
+    /// What compaction leaves of a batch that keeps some of its records, which are given to [`BatchBuilder::keep`]: its
+    /// offsets, producer, codec and epoch stay. `delete_horizon` is the time from which its tombstones may go (KIP-534);
+    /// it becomes the base timestamp. Otherwise that is the first kept record's, and the max timestamp the largest kept.
+    ///
+    /// # Panics
+    /// If the codec is none of Kafka's; such a batch could not be read.
+    pub fn compact(header: &BatchHeader, delete_horizon: Option<Timestamp>) -> Self {
+        let compression = header.attributes.compression().expect("a batch that was read has a known codec");
+        let original_base = header.base_timestamp;
+        let mut header = BatchHeader {
+            attributes: header.attributes.with_delete_horizon(delete_horizon.is_some()),
+            base_timestamp: delete_horizon.unwrap_or(Timestamp::NONE),
+            ..*header
+        };
+        if header.attributes.timestamp_type() == TimestampType::CreateTime {
+            header.max_timestamp = Timestamp::NONE;
+        }
+        Self::with_header(header, compression, None, Kind::Compact(original_base))
+    }
+
+    /// A batch without records that stands for what was there: offsets, producer and sequence stay, and the max timestamp,
+    /// as Kafka's cleaner leaves it.
+    pub fn emptied(header: &BatchHeader) -> [u8; HEADER_LEN] {
+        let attributes = header.attributes.with_compression(Compression::None).with_delete_horizon(false);
+        let length = i32::try_from(HEADER_LEN - LOG_OVERHEAD).expect("a header is short");
+        let mut header = BatchHeader {
+            attributes,
+            batch_length: length,
+            base_timestamp: Timestamp::NONE,
+            record_count: 0,
+            ..*header
+        };
+        header.crc = crc_of(&header.encode(), &[]);
+        header.encode()
     }
 
     fn with_header(header: BatchHeader, compression: Compression, level: Option<i32>, kind: Kind) -> Self {
@@ -168,6 +208,34 @@ impl BatchBuilder {
         Ok(())
     }
 
+    /// Keeps a record of the batch that is compacted, at its own offset and time.
+    ///
+    /// # Errors
+    /// [`BuildError::TooLarge`] if the batch would exceed 2^31-1 bytes; it stays as it was.
+    ///
+    /// # Panics
+    /// On a builder that [`BatchBuilder::compact`] has not made.
+    pub fn keep(&mut self, record: &Record<'_>) -> Result<(), BuildError> {
+        let Kind::Compact(original_base) = self.kind else { panic!("only a compacted batch keeps records") };
+        let is_append_time = self.header.attributes.timestamp_type() == TimestampType::LogAppendTime;
+        let timestamp = match is_append_time {
+            true => self.header.max_timestamp,
+            false => Timestamp(original_base.get().wrapping_add(record.timestamp_delta)),
+        };
+        let has_base = self.count > 0 || self.header.attributes.has_delete_horizon();
+        let base = if has_base { self.header.base_timestamp } else { timestamp };
+        let moved = Record { timestamp_delta: timestamp.get().wrapping_sub(base.get()), ..*record };
+        self.make_room(moved.size())?;
+        moved.write(&mut self.records);
+        self.header.base_timestamp = base;
+        if !is_append_time {
+            self.header.max_timestamp =
+                if self.count == 0 { timestamp } else { self.header.max_timestamp.max(timestamp) };
+        }
+        self.count += 1;
+        Ok(())
+    }
+
     /// Refuses a record of `size` bytes that the length field of the batch could not count.
     fn make_room(&mut self, size: usize) -> Result<(), BuildError> {
         let length = self.size_uncompressed() - LOG_OVERHEAD + size;
@@ -176,6 +244,11 @@ impl BatchBuilder {
         }
         self.records.reserve(size);
         Ok(())
+    }
+
+    /// Whether the records will be compressed.
+    pub fn is_compressed(&self) -> bool {
+        self.compression != Compression::None
     }
 
     /// How many records there are.
@@ -313,6 +386,104 @@ mod tests {
                 .collect();
             assert_eq!(read, pushed);
         }
+    }
+
+    /// A batch of three records: a value, a tombstone, a value; at 1000, 3000 and 2000.
+    fn three(options: BatchOptions) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(options);
+        for (key, value, time) in [(b"a", Some(&b"1"[..]), 1000), (b"b", None, 3000), (b"c", Some(b"3"), 2000)] {
+            builder.push(Timestamp(time), Some(key), value, &[Header { key: b"h", value: None }]).unwrap();
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        out
+    }
+
+    fn compacted(bytes: &[u8], keep: &[i32], horizon: Option<Timestamp>) -> Vec<u8> {
+        let batch = validate(bytes, Origin::Log).unwrap();
+        let mut scratch = Vec::new();
+        let body = batch.uncompressed_body(1 << 20, &mut scratch).unwrap();
+        let mut builder = BatchBuilder::compact(batch.header(), horizon);
+        for record in batch.records_in(body).map(Result::unwrap) {
+            if keep.contains(&record.offset_delta) {
+                builder.keep(&record).unwrap();
+            }
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn compaction_keeps_offsets_times_codec_and_producer() {
+        for codec in Compression::ALL {
+            let options = BatchOptions {
+                base_offset: Offset::new(40),
+                compression: codec,
+                producer_id: ProducerId(7),
+                producer_epoch: ProducerEpoch(1),
+                base_sequence: Sequence(5),
+                ..BatchOptions::default()
+            };
+            let original = three(options);
+            for horizon in [None, Some(Timestamp(90_000))] {
+                let bytes = compacted(&original, &[1, 2], horizon);
+                let batch = validate(&bytes, Origin::Log).unwrap();
+                let header = batch.header();
+                assert_eq!((header.base_offset.get(), header.last_offset().get()), (40, 42));
+                assert_eq!((header.base_sequence, header.last_sequence()), (Sequence(5), Sequence(7)));
+                assert_eq!((batch.compression(), header.record_count), (Some(codec), 2));
+                assert_eq!(header.attributes.has_delete_horizon(), horizon.is_some());
+                assert_eq!(header.base_timestamp, horizon.unwrap_or(Timestamp(3000)));
+                assert_eq!(header.max_timestamp, Timestamp(3000));
+                let mut scratch = Vec::new();
+                let body = batch.uncompressed_body(1 << 20, &mut scratch).unwrap();
+                let kept: Vec<_> = batch
+                    .records_in(body)
+                    .map(Result::unwrap)
+                    .map(|record| {
+                        (header.offset_of(&record).get(), header.timestamp_of(&record).get(), record.headers.len())
+                    })
+                    .collect();
+                assert_eq!(kept, [(41, 3000, 1), (42, 2000, 1)]);
+                // Again, under the horizon that it has: the times are still the records' own.
+                let again = compacted(&bytes, &[2], horizon);
+                let batch = validate(&again, Origin::Log).unwrap();
+                assert_eq!(batch.max_timestamp(), Timestamp(2000));
+                assert_eq!(batch.base_timestamp(), horizon.unwrap_or(Timestamp(2000)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_append_time_stays_the_time_of_all_records() {
+        let append_time = Some(Timestamp(5000));
+        let original = three(BatchOptions { log_append_time: append_time, ..BatchOptions::default() });
+        let bytes = compacted(&original, &[2], Some(Timestamp(9000)));
+        let batch = validate(&bytes, Origin::Log).unwrap();
+        let record = batch.records().next().unwrap().unwrap();
+        assert_eq!((batch.max_timestamp(), batch.header().timestamp_of(&record)), (Timestamp(5000), Timestamp(5000)));
+        assert_eq!(batch.base_timestamp(), Timestamp(9000));
+    }
+
+    #[test]
+    fn an_emptied_batch_says_what_was_there() {
+        let options = BatchOptions {
+            base_offset: Offset::new(9),
+            compression: Compression::Zstd,
+            producer_id: ProducerId(7),
+            producer_epoch: ProducerEpoch(1),
+            base_sequence: Sequence(5),
+            ..BatchOptions::default()
+        };
+        let original = three(options);
+        let empty = BatchBuilder::emptied(validate(&original, Origin::Log).unwrap().header());
+        let batch = validate(&empty, Origin::Log).unwrap();
+        let header = batch.header();
+        assert_eq!((batch.len(), header.batch_length, header.record_count), (HEADER_LEN, 49, 0));
+        assert_eq!((header.last_offset().get(), header.last_sequence()), (11, Sequence(7)));
+        assert_eq!((header.base_timestamp, header.max_timestamp), (Timestamp::NONE, Timestamp(3000)));
+        assert_eq!((batch.compression(), batch.records().count()), (Some(Compression::None), 0));
     }
 
     #[test]

@@ -48,12 +48,16 @@ pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
     /// `compression.type` with its level.
     pub compression: StoredCompression,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: u64,
     /// `flush.messages`: records that may wait for their flush, at least 1.
     pub flush_messages: u64,
     /// `flush.ms`: longest wait for a flush; `u64::MAX` and near it: no limit.
     pub flush_ms: u64,
     /// `index.interval.bytes`.
     pub index_interval_bytes: u32,
+    /// `max.compaction.lag.ms`; `u64::MAX` and near it: no limit.
+    pub max_compaction_lag_ms: u64,
     /// `max.message.bytes`: largest batch.
     pub max_message_bytes: u32,
     /// `message.timestamp.type`.
@@ -62,6 +66,10 @@ pub struct TopicConfig {
     pub message_timestamp_before_max_ms: u64,
     /// `message.timestamp.after.max.ms`.
     pub message_timestamp_after_max_ms: u64,
+    /// `min.cleanable.dirty.ratio`, in millionths.
+    pub min_cleanable_dirty_millionths: u32,
+    /// `min.compaction.lag.ms`.
+    pub min_compaction_lag_ms: u64,
     /// `min.insync.replicas`, at least 1.
     pub min_insync_replicas: u32,
     /// `retention.bytes`; `None`: no limit.
@@ -86,9 +94,11 @@ impl TopicConfig {
         Self {
             cleanup_policy: cleanup_policy(&read.text("cleanup.policy")),
             compression: read.compression(),
+            delete_retention_ms: read.number("delete.retention.ms"),
             flush_messages: read.number("flush.messages"),
             flush_ms: read.number("flush.ms"),
             index_interval_bytes: read.number("index.interval.bytes"),
+            max_compaction_lag_ms: read.number("max.compaction.lag.ms"),
             max_message_bytes: read.number("max.message.bytes"),
             message_timestamp_type: match read.text("message.timestamp.type").as_str() {
                 "LogAppendTime" => TimestampType::LogAppendTime,
@@ -96,6 +106,8 @@ impl TopicConfig {
             },
             message_timestamp_before_max_ms: read.number("message.timestamp.before.max.ms"),
             message_timestamp_after_max_ms: read.number("message.timestamp.after.max.ms"),
+            min_cleanable_dirty_millionths: read.millionths("min.cleanable.dirty.ratio"),
+            min_compaction_lag_ms: read.number("min.compaction.lag.ms"),
             min_insync_replicas: read.number("min.insync.replicas"),
             retention_bytes: read.limit("retention.bytes"),
             retention_ms: read.limit("retention.ms"),
@@ -135,6 +147,12 @@ impl Reader<'_> {
     fn number<T: TryFrom<u64>>(&self, name: &str) -> T {
         let number = u64::try_from(self.signed(name)).unwrap_or(i64::MAX as u64);
         T::try_from(number).unwrap_or_else(|_| panic!("{name} is checked before it is stored"))
+    }
+
+    /// A part of 1, in millionths.
+    fn millionths(&self, name: &str) -> u32 {
+        let part: f64 = self.text(name).trim().parse().expect("a value is checked before it is stored");
+        (part.clamp(0.0, 1.0) * 1e6 + 0.5) as u32
     }
 
     fn optional(&self, name: &str) -> Option<u32> {

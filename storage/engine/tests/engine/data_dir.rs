@@ -82,10 +82,10 @@ fn newer_and_damaged_directories_are_refused_unchanged() {
         drop(DataDir::open(&io, home.path(), &WantedIdentity::default()).await.unwrap());
         let file = home.path().join("heddle.identity");
         let text = std::fs::read_to_string(&file).unwrap();
-        let newer = "heddle data directory\nformat=3\nsomething.new=1\n";
+        let newer = "heddle data directory\nformat=4\nsomething.new=1\n";
         std::fs::write(&file, newer).unwrap();
         let error = DataDir::open(&io, home.path(), &WantedIdentity::default()).await.unwrap_err();
-        assert!(matches!(error, Error::NewerFormat { found: 3, known: 2, .. }), "{error}");
+        assert!(matches!(error, Error::NewerFormat { found: 4, known: 3, .. }), "{error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), newer);
         for damaged in ["", "x", &text[..text.len() - 4], &text.replace("broker.id=1", "broker.id=2")] {
             std::fs::write(&file, damaged).unwrap();

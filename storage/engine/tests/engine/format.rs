@@ -3,8 +3,8 @@
 use heddle_engine::index::{OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry};
 use heddle_engine::layout::{self, LogName, OFFSET_DIGITS, SegmentFile};
 use heddle_engine::{
-    CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION, FORMAT_VERSION, TOUCHED_MAGIC, TOUCHED_SLOT_LEN,
-    TOUCHED_VERSION,
+    CHECKPOINT_HEADER_LEN, CHECKPOINT_MAGIC, CHECKPOINT_VERSION, COMPACTION_HEADER_LEN, COMPACTION_MAGIC,
+    COMPACTION_SEGMENT_LEN, COMPACTION_VERSION, FORMAT_VERSION, TOUCHED_MAGIC, TOUCHED_SLOT_LEN, TOUCHED_VERSION,
 };
 use heddle_record::{
     BatchBuilder, BatchHeader, BatchOptions, HEADER_LEN, LogId, Offset, PartitionIndex, RecordBatch, Timestamp, TopicId,
@@ -41,7 +41,8 @@ fn versions_and_names() {
     ] {
         says(&format!("\n  {name} "));
     }
-    for suffix in [layout::TEMPORARY_SUFFIX, layout::DELETED_SUFFIX] {
+    says(&format!("\n    {} ", layout::COMPACTION_FILE));
+    for suffix in [layout::TEMPORARY_SUFFIX, layout::DELETED_SUFFIX, layout::CLEANED_SUFFIX] {
         says(&format!("`{suffix}`"));
     }
     for file in SegmentFile::ALL {
@@ -118,6 +119,29 @@ fn the_checkpoint_header() {
     assert_eq!(number(8, 4), u64::from(CHECKPOINT_VERSION));
     assert_eq!(number(12, 4), u64::from(heddle_record::checksum::crc32c(&fixture[CHECKPOINT_HEADER_LEN..])));
     assert_eq!(number(16, 8), (fixture.len() - CHECKPOINT_HEADER_LEN) as u64);
+}
+
+#[test]
+fn what_compaction_has_done() {
+    let rows = table("| at | bytes | field |\n|---|---|---|\n| 0 | 8 | `HEDDLECM`");
+    let mut at = 0;
+    for row in &rows[..rows.len() - 1] {
+        assert_eq!(row[0], at.to_string());
+        at += row[1].parse::<usize>().expect("a number of bytes");
+    }
+    assert_eq!((rows[rows.len() - 1][0], at), (COMPACTION_HEADER_LEN.to_string().as_str(), COMPACTION_HEADER_LEN));
+    says(&format!("`{}`", String::from_utf8_lossy(&COMPACTION_MAGIC)));
+    says(&format!("for each rewritten segment {COMPACTION_SEGMENT_LEN} bytes"));
+    let rows = table("| of a segment | at | bytes | field |");
+    let bytes: usize = rows.iter().map(|row| row[2].parse::<usize>().expect("a number of bytes")).sum();
+    assert_eq!(bytes, COMPACTION_SEGMENT_LEN);
+    let fixture = include_bytes!("../fixtures/format-3/table-1.AgICAgICAgICAgICAgICAg/compaction");
+    let number =
+        |at: usize, len: usize| fixture[at..][..len].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    assert_eq!((&fixture[..8], number(8, 4)), (&COMPACTION_MAGIC[..], u64::from(COMPACTION_VERSION)));
+    assert_eq!(number(12, 4), u64::from(heddle_record::checksum::crc32c(&fixture[16..])));
+    assert_eq!((fixture.len() - COMPACTION_HEADER_LEN) % COMPACTION_SEGMENT_LEN, 0);
+    assert_eq!(number(COMPACTION_HEADER_LEN, 8), 0, "the first segment's base offset");
 }
 
 #[test]

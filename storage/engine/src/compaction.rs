@@ -1,0 +1,267 @@
+//! Compaction: of each key the last record stays (`cleanup.policy=compact`).
+//!
+//! Owns which log is next and when. A log becomes a candidate when it seals a segment; a log that is clean costs nothing
+//! until then, and there is no timer for any of them. The dirtiest goes first, one at a time on each core, in slices of
+//! half a millisecond. It never touches the active segment, nothing above the high watermark, and nothing that no
+//! checkpoint vouches for.
+//!
+//! `dirt.rs` says whether a pass is worth it, `pass.rs` is the pass, `rules.rs` what stays, `offset_map.rs` the last
+//! offsets of keys, `swap.rs` how a rewritten segment takes its place, `manifest.rs` what is written down of that, `pace.rs`
+//! how fast it goes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use heddle_io::Monotonic;
+use heddle_io::sync::{Notify, Semaphore};
+use heddle_record::{LogId, Timestamp};
+
+use crate::config::CleanerConfig;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::log::{Log, LogInner};
+
+mod dirt;
+mod manifest;
+mod offset_map;
+mod pace;
+mod pass;
+mod rules;
+mod swap;
+
+pub(crate) use manifest::Manifest;
+pub use manifest::{COMPACTION_HEADER_LEN, COMPACTION_MAGIC, COMPACTION_SEGMENT_LEN, COMPACTION_VERSION};
+pub use pass::Compacted;
+pub(crate) use swap::{corrected, finish_swaps, read_manifest};
+
+use dirt::Job;
+use pace::Pace;
+use pass::Pass;
+
+/// Logs that are looked at before others run.
+const LOGS_PER_TURN: usize = 64;
+/// How long a log that cannot be compacted is left alone.
+const RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// What a log needs for its compaction.
+pub(crate) struct Compaction {
+    /// One pass at a time, and none while the log is opened again or closed.
+    pub(crate) turn: Semaphore,
+    /// What is on the disk, once somebody has looked.
+    manifest: RefCell<Option<Manifest>>,
+    /// It is left alone until then.
+    retry_at: Cell<Option<Monotonic>>,
+}
+
+impl Compaction {
+    pub(crate) fn new() -> Compaction {
+        Compaction { turn: Semaphore::new(1), manifest: RefCell::default(), retry_at: Cell::default() }
+    }
+
+    async fn load(&self, log: &LogInner) -> Result<(), Error> {
+        if self.manifest.borrow().is_none() {
+            let read = read_manifest(log.io(), &log.path).await?;
+            self.manifest.borrow_mut().get_or_insert(read);
+        }
+        Ok(())
+    }
+}
+
+/// What the logs of a core share for their compaction.
+#[derive(Default)]
+pub(crate) struct Cleaner {
+    pub(crate) config: RefCell<CleanerConfig>,
+    /// Logs that may have something to compact.
+    candidates: RefCell<BTreeSet<LogId>>,
+    /// Told when there is something new to do, or nothing more.
+    changed: Notify,
+    is_stopped: Cell<bool>,
+}
+
+impl Cleaner {
+    pub(crate) fn new(config: CleanerConfig) -> Cleaner {
+        Cleaner { config: RefCell::new(config), ..Cleaner::default() }
+    }
+
+    /// A log has sealed a segment, was opened, or has other settings.
+    pub(crate) fn consider(&self, log: LogId) {
+        self.candidates.borrow_mut().insert(log);
+    }
+
+    /// No pass is begun any more, and the one under way is given up.
+    pub(crate) fn stop(&self) {
+        self.is_stopped.set(true);
+        self.changed.notify_all();
+    }
+}
+
+impl Engine {
+    /// Compacts the logs of this core, whenever there is something to compact, until the engine is closed.
+    pub async fn keep_compacted(&self) {
+        let core = &self.inner.core;
+        while !core.cleaner.is_stopped.get() {
+            let changed = core.cleaner.changed.wait();
+            let backoff = core.cleaner.config.borrow().backoff;
+            if let Err(error) = self.compact().await {
+                core.dir.note_failure(&error);
+                tracing::warn!(%error, "compaction could not go on; it tries again later");
+            }
+            let _told = core.io.timeout(backoff, changed).await;
+        }
+    }
+
+    /// Compacts every log of this core that it is worth it for now, the dirtiest first.
+    ///
+    /// # Errors
+    /// The disk's. A log that is damaged is no error: it is left as it is, with a line in the log.
+    pub async fn compact(&self) -> Result<Compacted, Error> {
+        let mut all = Compacted::default();
+        while let Some((log, job)) = self.dirtiest().await? {
+            let done = self.compact_log(&log, job).await?;
+            all.bytes_read += done.bytes_read;
+            all.bytes_written += done.bytes_written;
+            all.records += done.records;
+            all.records_removed += done.records_removed;
+            all.segments_removed += done.segments_removed;
+            all.keys += done.keys;
+            all.key_bytes_max = all.key_bytes_max.max(done.key_bytes_max);
+        }
+        Ok(all)
+    }
+
+    /// Changes how the logs of this core are compacted, from the next pass on.
+    pub fn set_cleaner(&self, config: CleanerConfig) {
+        let cleaner = &self.inner.core.cleaner;
+        if *cleaner.config.borrow() != config {
+            *cleaner.config.borrow_mut() = config;
+            cleaner.changed.notify_all();
+        }
+    }
+
+    /// The log that it is worth most for, and what is to be done there.
+    async fn dirtiest(&self) -> Result<Option<(Log, Job)>, Error> {
+        let core = &self.inner.core;
+        if !core.cleaner.config.borrow().enabled || core.cleaner.is_stopped.get() {
+            return Ok(None);
+        }
+        let candidates: Vec<LogId> = core.cleaner.candidates.borrow().iter().copied().collect();
+        let mut best: Option<(Log, Job)> = None;
+        for (number, id) in candidates.into_iter().enumerate() {
+            if number % LOGS_PER_TURN == LOGS_PER_TURN - 1 {
+                core.io.yield_now().await;
+            }
+            let Some(log) = self.log(id).filter(|log| log.config().cleanup_policy.compacts()) else {
+                core.cleaner.candidates.borrow_mut().remove(&id);
+                continue;
+            };
+            if let Some(job) = self.job_of(&log).await?
+                && best.as_ref().is_none_or(|(_, best)| best.ratio < job.ratio)
+            {
+                best = Some((log, job));
+            }
+        }
+        Ok(best)
+    }
+
+    /// What is to be done about a log; nothing about one that is offline or could not be compacted lately.
+    async fn job_of(&self, log: &Log) -> Result<Option<Job>, Error> {
+        let inner = &log.inner;
+        let core = &self.inner.core;
+        let may_be_tried = inner.compaction.retry_at.get().is_none_or(|at| core.io.now() >= at);
+        if log.offline().is_some() || !may_be_tried {
+            return Ok(None);
+        }
+        let now = Timestamp::new(core.io.wall_clock());
+        let config = log.config();
+        if inner.state.borrow().active_is_overdue(&config, now) {
+            inner.roll_active().await?;
+        }
+        let has_sealed = inner.state.borrow().segments.len() > 1;
+        if !has_sealed {
+            self.forget_if_settled(log);
+            return Ok(None);
+        }
+        if let Err(error) = inner.compaction.load(inner).await {
+            self.give_up(log, &error)?;
+            return Ok(None);
+        }
+        let job = {
+            let manifest = inner.compaction.manifest.borrow();
+            let manifest = manifest.as_ref().expect("it was just loaded");
+            inner.state.borrow().dirt(manifest, &config, now)
+        };
+        if job.is_none() {
+            self.forget_if_settled(log);
+        }
+        Ok(job)
+    }
+
+    /// A log with nothing that only time makes due is no candidate until it seals another segment.
+    fn forget_if_settled(&self, log: &Log) {
+        let waits_for_time = log.config().compaction_lag_max.is_some() || {
+            let manifest = log.inner.compaction.manifest.borrow();
+            let state = log.inner.state.borrow();
+            let active = state.segments[state.segments.len() - 1].base_offset;
+            let is_clean = manifest.as_ref().is_some_and(|manifest| manifest.first_dirty >= active);
+            let has_tombstones =
+                manifest.as_ref().is_some_and(|manifest| manifest.segments.iter().any(|one| one.horizon.is_some()));
+            state.segments.len() > 1 && (!is_clean || has_tombstones)
+        };
+        if !waits_for_time {
+            self.inner.core.cleaner.candidates.borrow_mut().remove(&log.name().id);
+        }
+    }
+
+    async fn compact_log(&self, log: &Log, mut job: Job) -> Result<Compacted, Error> {
+        let core = &self.inner.core;
+        let vouched_for = || log.inner.state.borrow().vouched_for;
+        if job.end > vouched_for() {
+            self.checkpoint().await?;
+        }
+        job.end = job.end.min(vouched_for()).max(job.first_dirty);
+        let config = core.cleaner.config.borrow().clone();
+        let _turn = log.inner.compaction.turn.acquire(1).await;
+        let is_stopped = || core.cleaner.is_stopped.get();
+        let mut pass = Pass {
+            log: &log.inner,
+            job,
+            pace: Pace::new(&core.io, config.bytes_per_second),
+            map_bytes_max: config.map_bytes_max,
+            is_stopped: &is_stopped,
+            done: Compacted::default(),
+        };
+        let mut manifest = log.inner.compaction.manifest.borrow().clone().expect("a job comes from a manifest");
+        let before = manifest.clone();
+        let outcome = pass.run(&mut manifest).await;
+        let done = pass.done;
+        let has_moved = manifest != before;
+        *log.inner.compaction.manifest.borrow_mut() = Some(manifest);
+        match outcome {
+            Ok(()) if has_moved => {}
+            // Nothing to gain for now: it is looked at again later.
+            Ok(()) => log.inner.compaction.retry_at.set(Some(core.io.now() + RETRY_AFTER)),
+            Err(error) => self.give_up(log, &error)?,
+        }
+        tracing::debug!(log = %log.name(), ?done, "compacted");
+        Ok(done)
+    }
+
+    /// A pass has failed: the log is left alone for a while.
+    fn give_up(&self, log: &Log, error: &Error) -> Result<(), Error> {
+        let core = &self.inner.core;
+        core.dir.note_failure(error);
+        log.inner.compaction.retry_at.set(Some(core.io.now() + RETRY_AFTER));
+        let is_expected = log.inner.state.borrow().deleted || core.cleaner.is_stopped.get();
+        match error {
+            _ if is_expected => Ok(()),
+            Error::Damaged { .. } => {
+                tracing::error!(log = %log.name(), %error, "the log cannot be compacted; see `heddle log verify`");
+                Ok(())
+            }
+            // It says so itself.
+            Error::Offline(_) => Ok(()),
+            error => Err(error.clone()),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The last offset of every key in the part of a log that is being compacted, in bounded memory.
+//!
+//! Owns the table. It keeps 128 bits of a keyed hash in place of a key (Kafka: MD5), and never the key. Two keys with one
+//! hash would make the earlier one's record disappear, so the hash is SipHash under a secret that is new for each pass: of
+//! 2^32 keys two collide with a probability of 2^-65, and nobody who writes keys can find two that do, as anybody can for
+//! MD5.
+//!
+//! The slots lie in many small tables, each of which doubles by itself: growing one never holds up the core for long, and
+//! a log with few keys takes little memory.
+
+use heddle_record::Offset;
+
+/// Bytes of a slot: 128 bits of hash, an offset.
+pub(crate) const SLOT_BYTES: usize = 24;
+const _: () = assert!(size_of::<Slot>() == SLOT_BYTES, "the memory of a map is counted in slots");
+
+/// Slots of a table that is not empty, at least.
+const TABLE_SLOTS_MIN: usize = 8;
+/// What the slots of one table take when the map is full: 96 KiB are moved when it doubles for the last time.
+const TABLE_BYTES: usize = 96 << 10;
+const TABLES_MAX: usize = 1 << 16;
+
+/// Keys and the last offset of each.
+#[derive(Debug)]
+pub(crate) struct OffsetMap {
+    secret: [u64; 2],
+    tables: Vec<Table>,
+    /// Slots of all tables, and how many there may be.
+    slots: usize,
+    slots_max: usize,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// A power of two of them, or none.
+    slots: Vec<Slot>,
+    len: usize,
+}
+
+/// The offset is one more than it is; 0 marks a free slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    hash: [u64; 2],
+    offset_and_one: u64,
+}
+
+/// There is no room for another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl OffsetMap {
+    /// An empty map that takes at most `bytes_max` bytes, but always a few keys.
+    pub(crate) fn new(secret: [u8; 16], bytes_max: usize) -> OffsetMap {
+        let (low, high) = secret.split_at(8);
+        let number = |half: &[u8]| u64::from_le_bytes(half.try_into().expect("half of sixteen bytes"));
+        let count = (bytes_max / TABLE_BYTES).clamp(1, TABLES_MAX).next_power_of_two();
+        let slots_max = (bytes_max / SLOT_BYTES).max(count * TABLE_SLOTS_MIN);
+        let tables = std::iter::repeat_with(Table::default).take(count).collect();
+        OffsetMap { secret: [number(low), number(high)], tables, slots: 0, slots_max, len: 0 }
+    }
+
+    /// Keys that are known.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of the slots.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots * SLOT_BYTES
+    }
+
+    /// Notes that `key` has a record at `offset`. The largest offset of a key counts.
+    ///
+    /// # Errors
+    /// [`Full`]: the key is new and there is no room.
+    pub(crate) fn note(&mut self, key: &[u8], offset: Offset) -> Result<(), Full> {
+        let hash = sip_hash::<1, 3>(self.secret, key);
+        let value = u64::try_from(offset.get()).expect("offsets of a log are not negative") + 1;
+        let number = self.table_of(hash);
+        let table = &mut self.tables[number];
+        if let Some(slot) = table.find(hash) {
+            slot.offset_and_one = slot.offset_and_one.max(value);
+            return Ok(());
+        }
+        if table.is_crowded() {
+            let more = table.slots.len().max(TABLE_SLOTS_MIN / 2) * 2 - table.slots.len();
+            if self.slots + more <= self.slots_max {
+                table.grow(more);
+                self.slots += more;
+            } else if table.is_full() {
+                return Err(Full);
+            }
+        }
+        table.insert(Slot { hash, offset_and_one: value });
+        self.len += 1;
+        Ok(())
+    }
+
+    /// The largest offset that was noted for `key`.
+    pub(crate) fn last(&self, key: &[u8]) -> Option<Offset> {
+        let hash = sip_hash::<1, 3>(self.secret, key);
+        let slot = self.tables[self.table_of(hash)].peek(hash)?;
+        Some(Offset::new(slot.offset_and_one as i64 - 1))
+    }
+
+    fn table_of(&self, hash: [u64; 2]) -> usize {
+        // The upper bits choose the table, the lower ones the slot.
+        let bits = self.tables.len().trailing_zeros();
+        if bits == 0 { 0 } else { (hash[0] >> (64 - bits)) as usize }
+    }
+}
+
+impl Table {
+    /// Whether it should grow before it takes another key.
+    fn is_crowded(&self) -> bool {
+        (self.len + 1) * 4 > self.slots.len() * 3
+    }
+
+    /// Whether it may take no other key: a search must always meet a free slot, soon.
+    fn is_full(&self) -> bool {
+        (self.len + 1) * 16 > self.slots.len() * 15
+    }
+
+    fn places(&self, hash: [u64; 2]) -> impl Iterator<Item = usize> + use<> {
+        let mask = self.slots.len().wrapping_sub(1);
+        let start = hash[1] as usize;
+        (0..self.slots.len()).map(move |step| start.wrapping_add(step) & mask)
+    }
+
+    /// The slot of a hash, or `None` if it has none.
+    fn peek(&self, hash: [u64; 2]) -> Option<&Slot> {
+        let place = self.places(hash).find(|place| {
+            let slot = &self.slots[*place];
+            slot.offset_and_one == 0 || slot.hash == hash
+        })?;
+        Some(&self.slots[place]).filter(|slot| slot.offset_and_one != 0)
+    }
+
+    fn find(&mut self, hash: [u64; 2]) -> Option<&mut Slot> {
+        let place = self.places(hash).find(|place| {
+            let slot = &self.slots[*place];
+            slot.offset_and_one == 0 || slot.hash == hash
+        })?;
+        Some(&mut self.slots[place]).filter(|slot| slot.offset_and_one != 0)
+    }
+
+    fn insert(&mut self, new: Slot) {
+        let free = self.places(new.hash).find(|place| self.slots[*place].offset_and_one == 0);
+        self.slots[free.expect("a table is never full")] = new;
+        self.len += 1;
+    }
+
+    fn grow(&mut self, more: usize) {
+        let size = self.slots.len() + more;
+        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
+        self.len = 0;
+        old.into_iter().filter(|slot| slot.offset_and_one != 0).for_each(|slot| self.insert(slot));
+    }
+}
+
+/// SipHash with 128 bits of output, `C` rounds for each word and `D` at the end (Aumasson and Bernstein, 2012).
+fn sip_hash<const C: usize, const D: usize>(secret: [u64; 2], bytes: &[u8]) -> [u64; 2] {
+    let mut state = [
+        secret[0] ^ 0x736f_6d65_7073_6575,
+        secret[1] ^ 0x646f_7261_6e64_6f6d ^ 0xee,
+        secret[0] ^ 0x6c79_6765_6e65_7261,
+        secret[1] ^ 0x7465_6462_7974_6573,
+    ];
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        absorb::<C>(&mut state, u64::from_le_bytes(*word));
+    }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    last[7] = bytes.len() as u8;
+    absorb::<C>(&mut state, u64::from_le_bytes(last));
+    state[2] ^= 0xee;
+    let first = squeeze::<D>(&mut state);
+    state[1] ^= 0xdd;
+    [first, squeeze::<D>(&mut state)]
+}
+
+fn absorb<const C: usize>(state: &mut [u64; 4], word: u64) {
+    state[3] ^= word;
+    (0..C).for_each(|_| sip_round(state));
+    state[0] ^= word;
+}
+
+fn squeeze<const D: usize>(state: &mut [u64; 4]) -> u64 {
+    (0..D).for_each(|_| sip_round(state));
+    state[0] ^ state[1] ^ state[2] ^ state[3]
+}
+
+#[inline]
+fn sip_round([a, b, c, d]: &mut [u64; 4]) {
+    *a = a.wrapping_add(*b);
+    *b = b.rotate_left(13) ^ *a;
+    *a = a.rotate_left(32);
+    *c = c.wrapping_add(*d);
+    *d = d.rotate_left(16) ^ *c;
+    *a = a.wrapping_add(*d);
+    *d = d.rotate_left(21) ^ *a;
+    *c = c.wrapping_add(*b);
+    *b = b.rotate_left(17) ^ *c;
+    *c = c.rotate_left(32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// The first vectors that the authors published for SipHash-2-4-128, with the key 00 01 .. 0f.
+    #[test]
+    fn the_hash_is_siphash() {
+        let secret = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+        let bytes = |hash: [u64; 2]| [hash[0].to_le_bytes(), hash[1].to_le_bytes()].concat();
+        let expected = [
+            [0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6, 0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93],
+            [0xda, 0x87, 0xc1, 0xd8, 0x6b, 0x99, 0xaf, 0x44, 0x34, 0x76, 0x59, 0x11, 0x9b, 0x22, 0xfc, 0x45],
+        ];
+        assert_eq!(bytes(sip_hash::<2, 4>(secret, b"")), expected[0]);
+        assert_eq!(bytes(sip_hash::<2, 4>(secret, &[0])), expected[1]);
+    }
+
+    #[test]
+    fn it_is_a_map() {
+        let mut map = OffsetMap::new([7; 16], 1 << 20);
+        let mut model: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+        let mut seed = 1_u64;
+        for offset in 0..30_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let key = format!("{:x}", (seed >> 33) % 9000).into_bytes();
+            map.note(&key, Offset::new(offset)).unwrap();
+            model.insert(key, offset);
+        }
+        assert_eq!(map.len(), model.len());
+        assert!(model.iter().all(|(key, offset)| map.last(key) == Some(Offset::new(*offset))));
+        assert_eq!(map.last(b"another"), None);
+        map.note(b"0", Offset::ZERO).unwrap();
+        assert_eq!(map.last(b"0"), model.get(&b"0"[..]).map(|offset| Offset::new(*offset)), "the largest stays");
+    }
+
+    #[test]
+    fn it_stays_within_its_memory_and_says_when_it_is_full() {
+        for bytes_max in [0, 500, 10_000, 1 << 20] {
+            let mut map = OffsetMap::new([9; 16], bytes_max);
+            let mut keys = 0_i64;
+            while map.note(&keys.to_le_bytes(), Offset::new(keys)).is_ok() {
+                keys += 1;
+                assert!(map.bytes() <= bytes_max.max(TABLE_SLOTS_MIN * SLOT_BYTES), "{} of {bytes_max}", map.bytes());
+            }
+            assert_eq!(map.len() as i64, keys);
+            assert!(keys >= 1 && map.bytes() * 2 >= bytes_max.min(200), "{keys} keys in {bytes_max} bytes");
+            // What is known is still known, and may still move.
+            map.note(&0_i64.to_le_bytes(), Offset::new(keys + 5)).unwrap();
+            assert_eq!(map.last(&0_i64.to_le_bytes()), Some(Offset::new(keys + 5)));
+            assert_eq!(map.last(&keys.to_le_bytes()), None);
+        }
+    }
+}
