@@ -26,10 +26,21 @@ impl Kafka {
     /// # Panics
     /// When there should be one and it does not start.
     pub fn start(data: &Path, advertised: Option<&str>) -> Result<Self, String> {
+        Self::start_with(data, advertised, &[])
+    }
+
+    /// The same, with settings of its own.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    ///
+    /// # Panics
+    /// As [`Kafka::start`].
+    pub fn start_with(data: &Path, advertised: Option<&str>, settings: &[String]) -> Result<Self, String> {
         let folder = folder()?;
         let port = two_free_ports();
         let advertised = advertised.map_or_else(|| format!("127.0.0.1:{port}"), str::to_owned);
-        let extra = format!("advertised.listeners=PLAINTEXT://{advertised}");
+        let extra = format!("advertised.listeners=PLAINTEXT://{advertised}\n{}", settings.join("\n"));
         let kafka = Self { folder, data: data.to_owned(), port, address: format!("127.0.0.1:{port}") };
         let started = kafka.run("start").arg("1").env("KAFKA_PEER_EXTRA", extra).output().expect("bash runs");
         let said = String::from_utf8_lossy(&started.stdout).into_owned() + &String::from_utf8_lossy(&started.stderr);

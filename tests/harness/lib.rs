@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod repository;
 pub mod simulated_broker;
+pub mod wire;
 
 /// A thread of a test: it reads pipes and plays clients, beside the broker's process.
 #[expect(clippy::disallowed_methods, reason = "a test's own threads run no part of a core")]

@@ -230,12 +230,11 @@ pub(crate) struct ReadLimits {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReadFault {
     pub(crate) error: ErrorCode,
-    pub(crate) limits: Option<ReadLimits>,
 }
 
 impl From<ErrorCode> for ReadFault {
     fn from(error: ErrorCode) -> Self {
-        Self { error, limits: None }
+        Self { error }
     }
 }
 

@@ -14,7 +14,7 @@ use heddle_engine::{
 };
 use heddle_io::{AppendBuffer, Io, Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Timestamp};
+use heddle_record::{BatchError, HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Timestamp};
 
 use crate::core::Core;
 use crate::message::{
@@ -177,36 +177,35 @@ impl Partition {
         let offsets = self.log.offsets();
         let limits = limits(&offsets);
         if entry.from < offsets.log_start.offset() || entry.from > offsets.log_end.offset() {
-            return Err(ReadFault { error: ErrorCode::OffsetOutOfRange, limits: Some(limits) });
+            return Err(ErrorCode::OffsetOutOfRange.into());
         }
-        if let Some(diverging) = self.divergence(entry, &limits)? {
+        if let Some(diverging) = self.divergence(entry)? {
             return Ok(ReadData { limits, pieces: Vec::new(), bytes: 0, diverging: Some(diverging) });
         }
         if let Some(poll) = poll {
             self.armed.arm(poll, entry.slot, core.io().now());
         }
         let end = readable_end(&limits, isolation);
-        if entry.from >= end || bytes_max == 0 {
+        // A reader that asks for no bytes at all gets a batch, too.
+        if entry.from >= end || bytes_max == 0 && first_batch == FirstBatch::WithinLimit {
             return Ok(ReadData { limits, pieces: Vec::new(), bytes: 0, diverging: None });
         }
         let read = self.log.read(entry.from, ReadLimit { end, bytes_max, first_batch }).await;
         match read {
             Ok(read) => Ok(ReadData { limits, bytes: read.bytes, pieces: read.pieces, diverging: None }),
-            Err(ReadError::OutOfRange { .. }) => {
-                Err(ReadFault { error: ErrorCode::OffsetOutOfRange, limits: Some(limits) })
-            }
+            Err(ReadError::OutOfRange { .. }) => Err(ErrorCode::OffsetOutOfRange.into()),
             Err(ReadError::Failed(error)) => {
                 tracing::error!(log = %self.log.name(), "a read failed: {error}");
-                Err(ReadFault { error: ErrorCode::KafkaStorageError, limits: Some(limits) })
+                Err(ErrorCode::KafkaStorageError.into())
             }
         }
     }
 
     /// Where the reader's history leaves this log's (KIP-595): it has records of an epoch that ended before them.
-    fn divergence(&self, entry: &ReadEntry, limits: &ReadLimits) -> Result<Option<EpochEnd>, ReadFault> {
+    fn divergence(&self, entry: &ReadEntry) -> Result<Option<EpochEnd>, ReadFault> {
         let Some(last_fetched) = entry.last_fetched_epoch else { return Ok(None) };
         let Some(end) = self.log.epoch_end_offset(last_fetched) else {
-            return Err(ReadFault { error: ErrorCode::OffsetOutOfRange, limits: Some(*limits) });
+            return Err(ErrorCode::OffsetOutOfRange.into());
         };
         let diverges = end.epoch < last_fetched || end.end_offset < entry.from;
         Ok(diverges.then_some(EpochEnd { epoch: Some(end.epoch), end: Some(end.end_offset) }))
@@ -296,6 +295,8 @@ impl Partition {
     /// What a producer is told of an append that was refused.
     fn fault(&self, error: AppendError) -> AppendFault {
         let code = match &error {
+            // Bytes that end before the batch does hold no batch.
+            AppendError::Corrupt(BatchError::Truncated { .. }) => ErrorCode::InvalidRecord,
             AppendError::Corrupt(_) => ErrorCode::CorruptMessage,
             AppendError::UnsupportedFormat(_) => ErrorCode::UnsupportedForMessageFormat,
             AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
@@ -314,7 +315,9 @@ impl Partition {
             | AppendError::InvalidTimestamp { reason, record: Some(index) } => vec![(*index, (*reason).to_owned())],
             _ => Vec::new(),
         };
-        let log_start_offset = Some(self.log.offsets().log_start);
+        use AppendError::{Corrupt, TooLarge, UnsupportedFormat};
+        let unread = matches!(error, Corrupt(_) | TooLarge { .. } | UnsupportedFormat(_));
+        let log_start_offset = Some(self.log.offsets().log_start).filter(|_| !unread);
         AppendFault { error: code, message: Some(error.to_string()), records, log_start_offset }
     }
 }

@@ -343,7 +343,8 @@ fn absent(group: &str) -> ErrorCode {
 
 impl Group {
     fn describe(&self) -> Box<Described> {
-        // What members tell an assignor, and what they get, means something in a stable group alone.
+        // What members tell an assignor means something in a stable group alone; what they have they keep until they are
+        // given something else.
         let protocol = self.protocol.as_ref().filter(|_| self.phase == Phase::Stable);
         let members = self.members.iter().map(|(id, member)| DescribedMember {
             id: Arc::clone(id),
@@ -351,7 +352,7 @@ impl Group {
             client_id: Arc::clone(&member.client_id),
             client_host: Arc::clone(&member.client_host),
             metadata: protocol.map(|protocol| member.metadata(protocol)).unwrap_or_default(),
-            assignment: protocol.map(|_| Arc::clone(&member.assignment)).unwrap_or_default(),
+            assignment: Arc::clone(&member.assignment),
         });
         Box::new(Described {
             state: self.state(),

@@ -33,7 +33,9 @@ fn is_software_name(name: &str) -> bool {
 /// (KIP-511). The rest of the request is not looked at.
 pub(crate) fn unsupported(call: &Call) -> Result<Answer, Refusal> {
     let mut writer = Writer::new();
-    let response = response(ErrorCode::UnsupportedVersion);
+    let mut response = response(ErrorCode::UnsupportedVersion);
+    let own: Vec<ApiVersion> = response.api_keys.iter().filter(|api| api.api_key == call.key.code()).collect();
+    response.api_keys = own.into();
     frame::encode_response(&mut writer, call.key, 0, call.correlation_id, &response)?;
     Ok(Answer(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
 }

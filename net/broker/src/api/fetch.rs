@@ -316,7 +316,11 @@ fn partition_data(index: i32, slot: &Slot, isolation: Isolation) -> PartitionDat
         }
         Err(fault) => {
             data.error_code = fault.error.code();
-            fault.limits
+            // Kafka's list is empty where a partition is not found, and null where it cannot be read.
+            if slot.question.is_some() {
+                data.aborted_transactions = None;
+            }
+            None
         }
     };
     if let Some(limits) = limits {

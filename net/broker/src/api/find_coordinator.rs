@@ -18,6 +18,8 @@ const BATCHED: i16 = 4;
 const GROUP: i8 = 0;
 /// The key is a transactional id.
 const TRANSACTION: i8 = 1;
+/// The key type of a partition of a share group.
+const SHARE: i8 = 2;
 
 /// What is found for a key.
 struct Found {
@@ -45,7 +47,10 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
         let found = find(call, request.key_type, request.key);
         return call.answer(&FindCoordinatorResponse {
             error_code: found.error.code(),
-            error_message: found.message,
+            // Before the batched form, success has the name of its code for a message.
+            error_message: found
+                .message
+                .or_else(|| Some(found.error.name()).filter(|_| found.error == ErrorCode::None)),
             node_id: found.node_id,
             host: &found.host,
             port: found.port,
@@ -60,7 +65,7 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
         host: &found.host,
         port: found.port,
         error_code: found.error.code(),
-        error_message: found.message,
+        error_message: found.message.or(Some("")),
     });
     call.answer(&FindCoordinatorResponse { coordinators: coordinators.collect(), ..FindCoordinatorResponse::default() })
 }
@@ -73,7 +78,13 @@ fn find(call: &Call, key_type: i8, key: &str) -> Found {
             let message = "This broker does not coordinate transactions.";
             return Found::refused(ErrorCode::TransactionalIdAuthorizationFailed, Some(message));
         }
-        _ => return Found::refused(ErrorCode::InvalidRequest, None),
+        SHARE => return Found::refused(ErrorCode::InvalidRequest, None),
+        _ => {
+            return Found::refused(
+                ErrorCode::InvalidRequest,
+                Some("There are coordinators of groups and of transactions."),
+            );
+        }
     }
     let image = call.core.image();
     let unavailable = || Found::refused(ErrorCode::CoordinatorNotAvailable, None);

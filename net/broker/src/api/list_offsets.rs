@@ -2,6 +2,8 @@
 //!
 //! Owns the meaning of the negative timestamps, by version. Never searches a log: its partition does.
 
+use std::collections::BTreeSet;
+
 use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
@@ -19,8 +21,13 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let mut scatter = Scatter::new();
     let mut outcomes: Vec<Option<Result<FoundOffset, ErrorCode>>> = Vec::new();
+    let twice = twice(&request);
     for topic in request.topics.iter() {
         for partition in topic.partitions.iter() {
+            if twice.contains(&(topic.name, partition.partition_index)) {
+                outcomes.push(Some(Err(ErrorCode::InvalidRequest)));
+                continue;
+            }
             match question(call, topic.name, &partition, request.replica_id) {
                 Ok(question) => {
                     scatter.push(call.core.owner(question.log), outcomes.len(), question);
@@ -33,6 +40,15 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let gather = scatter.post(&call.core, |entries| message::ListOffsetsRequest { entries, isolation }).await;
     gather.collect::<message::ListOffsetsRequest, _>(&mut outcomes).await;
     respond(call, &request, outcomes)
+}
+
+/// The partitions that a request names more than once: they get one answer, and it is an error.
+fn twice<'a>(request: &ListOffsetsRequest<'a>) -> BTreeSet<(&'a str, i32)> {
+    let mut seen = BTreeSet::new();
+    let topics = request.topics.iter();
+    let all =
+        topics.flat_map(|topic| topic.partitions.iter().map(|it| (topic.name, it.partition_index)).collect::<Vec<_>>());
+    all.filter(|partition| !seen.insert(*partition)).collect()
 }
 
 fn question(
@@ -90,6 +106,7 @@ fn respond(
             leader_epoch: if call.version >= 4 { found.leader_epoch.map_or(-1, LeaderEpoch::get) } else { -1 },
         }
     };
+    let (twice, mut answered) = (twice(request), BTreeSet::new());
     let topics: Vec<ListOffsetsTopicResponse<'_>> = request
         .topics
         .iter()
@@ -99,6 +116,10 @@ fn respond(
                 .partitions
                 .iter()
                 .zip(&mut outcomes)
+                .filter(|(partition, _)| {
+                    let place = (topic.name, partition.partition_index);
+                    !twice.contains(&place) || answered.insert(place)
+                })
                 .map(|(partition, outcome)| response(partition, outcome))
                 .collect::<Vec<_>>()
                 .into(),

@@ -100,8 +100,7 @@ fn refuse(call: &Call, request: &MetadataRequest<'_>) -> Result<Answer, Refusal>
     let topics = request.topics.iter().flatten();
     let by_id = call.version >= BY_ID;
     let error = if by_id { ErrorCode::UnknownServerError } else { ErrorCode::InvalidRequest };
-    let name = |name: Option<_>| if by_id { name } else { Some(name.unwrap_or_default()) };
-    let topics = topics.map(|topic| missing(name(topic.name), topic.topic_id, error)).collect();
+    let topics = topics.map(|topic| missing(Some(topic.name.unwrap_or_default()), topic.topic_id, error)).collect();
     call.answer(&MetadataResponse {
         controller_id: NO_CONTROLLER,
         topics,

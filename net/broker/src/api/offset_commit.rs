@@ -47,7 +47,8 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
             Err(error) => Err(*error),
         })
     });
-    let topics = request.topics.iter().map(|topic| {
+    // A topic of which nothing is committed is not answered.
+    let topics = request.topics.iter().filter(|topic| !topic.partitions.is_empty()).map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| OffsetCommitResponsePartition {
             partition_index: partition.partition_index,
             error_code: groups::code(results.next().expect("each partition has its result")),

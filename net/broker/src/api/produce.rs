@@ -239,6 +239,7 @@ impl Pending {
         let responses: Vec<TopicProduceResponse<'_>> = request
             .topic_data
             .iter()
+            .filter(|topic| !topic.partition_data.is_empty())
             .map(|topic| TopicProduceResponse {
                 name: topic.name,
                 topic_id: topic.topic_id,

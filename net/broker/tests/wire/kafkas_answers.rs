@@ -76,8 +76,8 @@ fn a_topic_without_id_and_name_fails_the_whole_answer() {
         let nothing = || MetadataRequestTopic { name: None, ..Default::default() };
         let plain = || MetadataRequestTopic { name: Some("plain"), ..Default::default() };
         for (version, error, asked, names) in [
-            (12, -1, vec![nothing()], vec![None]),
-            (12, -1, vec![nothing(), plain()], vec![None, Some("plain")]),
+            (12, -1, vec![nothing()], vec![Some("")]),
+            (12, -1, vec![nothing(), plain()], vec![Some(""), Some("plain")]),
             (10, ErrorCode::InvalidRequest.code(), vec![nothing()], vec![Some("")]),
         ] {
             let asked = asked.into_iter().map(|topic| MetadataRequestTopic { name: topic.name, ..topic }).collect();

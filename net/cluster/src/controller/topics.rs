@@ -406,6 +406,10 @@ pub(super) fn delete(context: &Context<'_>, topics: &[DeleteTopic]) -> Decision 
     // One that is named in both ways is refused for that.
     let by_name = topics.iter().filter(|topic| topic.id.is_zero());
     let names = twice(by_name.filter_map(|topic| topic.name.as_deref()));
+    let mut seen = BTreeSet::new();
+    let by_id = topics.iter().filter(|topic| topic.name.is_none() && !topic.id.is_zero()).map(|topic| topic.id);
+    let ids: BTreeSet<TopicId> = by_id.filter(|id| !seen.insert(*id)).collect();
+    let mut refused_ids = BTreeSet::new();
     let mut results: Vec<DeletedTopic> = Vec::new();
     let (mut gone, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for topic in topics {
@@ -413,6 +417,13 @@ pub(super) fn delete(context: &Context<'_>, topics: &[DeleteTopic]) -> Decision 
             if refused.insert(name) {
                 let result = Err(Fault::with(ErrorCode::InvalidRequest, "Duplicate topic name."));
                 results.push(DeletedTopic { name: Some(name.clone()), id: TopicId::ZERO, result });
+            }
+            continue;
+        }
+        if topic.name.is_none() && ids.contains(&topic.id) {
+            if refused_ids.insert(topic.id) {
+                let result = Err(Fault::with(ErrorCode::InvalidRequest, "Duplicate topic id."));
+                results.push(DeletedTopic { name: None, id: topic.id, result });
             }
             continue;
         }
