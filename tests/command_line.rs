@@ -92,6 +92,8 @@ fn all(shell: &Shell) {
     cluster(shell);
     mistakes(shell);
     groups(shell);
+    settings(shell);
+    what_would_go(shell);
 }
 
 /// The lines that `heddle serve` and the README tell people to type.
@@ -212,6 +214,62 @@ fn mistakes(shell: &Shell) {
     assert_eq!(usage.code, Some(2), "{usage:?}");
     let usage = shell.run("produse hello");
     assert!(usage.code == Some(2) && usage.err.contains("produce"), "{usage:?}");
+}
+
+fn settings(shell: &Shell) {
+    shell.run("topic create tuned").ok();
+    assert_eq!(shell.run("config set --topic tuned retention.ms=7 --dry-run").ok().lines().count(), 1);
+    let of_topic = || {
+        let told = &shell.json("config describe --topic tuned --json")[0];
+        let told = told.as_array().expect("a list").clone();
+        let own = told.into_iter().filter(|it| it["source"] == "topic");
+        own.map(|it| format!("{}={}", it["name"].as_str().unwrap(), it["value"].as_str().unwrap())).collect::<Vec<_>>()
+    };
+    assert!(of_topic().is_empty(), "a dry run changes nothing");
+    let changed = shell.run("config set --topic tuned retention.ms=7 cleanup.policy+=compact").ok();
+    assert_eq!(changed, "topic \"tuned\" now: retention.ms=7, cleanup.policy with compact\n");
+    assert_eq!(of_topic(), ["cleanup.policy=delete,compact", "retention.ms=7"]);
+    let described = shell.run("config describe --topic tuned retention.ms --docs").ok();
+    assert!(described.starts_with("SETTING") && described.contains("retention.ms  7      topic"), "{described}");
+    shell.run("config set --topic tuned cleanup.policy-=delete").ok();
+    shell.run("config delete --topic tuned retention.ms").ok();
+    assert_eq!(of_topic(), ["cleanup.policy=compact"]);
+
+    shell.run("config set --topic tuned retention.mss=7").fails(4, &["retention.mss", "did you mean retention.ms?"]);
+    shell.run("config set --topic tuned retention.ms=soon").fails(1, &["retention.ms", "LONG"]);
+    shell.run("config delete --topic tuned nothing.like.it").fails(4, &["nothing.like.it", "--all"]);
+    shell.run("config describe --topic tunde").fails(4, &["did you mean \"tuned\"?"]);
+    shell.run("config set --brokers log.retention.mss=7").fails(4, &["did you mean log.retention.ms?"]);
+    shell.run("config set --brokers num.partitions=7").fails(1, &["num.partitions"]);
+    shell.run("config describe --broker 77").fails(2, &["77"]);
+
+    shell.run("config set --brokers log.cleaner.backoff.ms=7777").ok();
+    assert!(shell.run("config describe --brokers").ok().contains("log.cleaner.backoff.ms"));
+    shell.run("config delete --brokers log.cleaner.backoff.ms").ok();
+    shell.run("config set --group weavers consumer.session.timeout.ms=50000").ok();
+    let described = shell.run("config describe --group weavers").ok();
+    assert!(described.contains("consumer.session.timeout.ms  50000  group"), "{described}");
+    shell.run("config set --group weavers consumer.session.timeout.ms=1").fails(1, &["min.session.timeout.ms"]);
+    shell.run("config delete --group weavers consumer.session.timeout.ms").ok();
+    let broker = &shell.json("cluster info --json")[0]["brokers"][0]["broker"];
+    assert!(shell.run(&format!("config describe --loggers {broker} root")).ok().contains("INFO"));
+    shell.run(&format!("config set --loggers {broker} root=LOUD")).fails(1, &["LOUD", "DEBUG"]);
+}
+
+/// Dry runs of what destroys.
+fn what_would_go(shell: &Shell) {
+    shell.run("topic create doomed -p 1").ok();
+    shell.pipe("one\ntwo\n", &["produce", "doomed"]).ok();
+    let told = &shell.json("topic delete doomed --dry-run --json")[0]["would_delete"][0];
+    assert_eq!((&told["offsets"], told["size_bytes"].as_u64() > Some(0)), (&2.into(), true), "{told}");
+    assert!(shell.run("topic delete doomed --dry-run").ok().contains("doomed"));
+    shell.run("topic delete doomde --dry-run").fails(4, &["did you mean \"doomed\"?"]);
+    let told = shell.run("topic alter doomed --delete-records 0:end --dry-run").ok();
+    assert_eq!(told, "topic doomed would become: partition 0 starts at offset 2\n");
+    shell.run("topic alter doomed --delete-records 0:9 --dry-run").fails(1, &["ends at offset 2"]);
+    assert_eq!(shell.run("consume doomed").ok(), "one\ntwo\n", "nothing is gone");
+    let described = &shell.json("topic describe doomed --json")[0][0]["partitions"][0];
+    assert!(described["size_bytes"].as_u64() > Some(0), "{described}");
 }
 
 /// `heddle consume … | head -1`: a reader that goes away is the end, not a failure.

@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Show and change settings of topics, brokers and groups
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Write records, one for each line of standard input or of a file
     Produce(ProduceArgs),
     /// Read records by partition and offset
@@ -193,8 +196,8 @@ pub(crate) struct TopicCreateArgs {
     #[arg(long)]
     pub(crate) if_not_exists: bool,
     /// Only ask whether it would work
-    #[arg(long)]
-    pub(crate) validate_only: bool,
+    #[arg(long, alias = "validate-only")]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
 }
@@ -240,9 +243,9 @@ pub(crate) struct TopicAlterArgs {
     /// Delete the records below an offset; partition:offset, or partition:end for all; repeats
     #[arg(long, value_name = "PARTITION:OFFSET", group = "change", value_parser = partition_offset)]
     pub(crate) delete_records: Vec<(i32, i64)>,
-    /// Only ask whether it would work
-    #[arg(long, conflicts_with = "delete_records")]
-    pub(crate) validate_only: bool,
+    /// Only ask whether it would work, and show which records would be deleted
+    #[arg(long, alias = "validate-only")]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
 }
@@ -256,6 +259,94 @@ pub(crate) struct TopicDeleteArgs {
     /// A topic that does not exist is no failure
     #[arg(long)]
     pub(crate) if_exists: bool,
+    /// Only show what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// `heddle config …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show settings, and where their values come from
+    #[command(visible_alias = "get")]
+    Describe(ConfigDescribeArgs),
+    /// Change settings: NAME=VALUE; NAME+=VALUE and NAME-=VALUE for an item of a list
+    Set(ConfigSetArgs),
+    /// Return settings to what they are when nobody sets them
+    #[command(visible_alias = "unset")]
+    Delete(ConfigDeleteArgs),
+}
+
+/// What settings belong to; exactly one.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("resource").required(true))]
+pub(crate) struct ResourceArgs {
+    /// A topic
+    #[arg(short, long, value_name = "TOPIC", group = "resource")]
+    pub(crate) topic: Option<String>,
+    /// A broker
+    #[arg(long, value_name = "ID", group = "resource", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) broker: Option<i32>,
+    /// All brokers at once
+    #[arg(long, group = "resource")]
+    pub(crate) brokers: bool,
+    /// A group
+    #[arg(short, long, value_name = "GROUP", group = "resource")]
+    pub(crate) group: Option<String>,
+    /// A subscription to clients' metrics
+    #[arg(long, value_name = "NAME", group = "resource")]
+    pub(crate) client_metrics: Option<String>,
+    /// The loggers of a broker: levels TRACE, DEBUG, INFO, WARN and ERROR
+    #[arg(long, value_name = "ID", group = "resource", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) loggers: Option<i32>,
+}
+
+/// `heddle config describe`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigDescribeArgs {
+    /// Only these settings [default: those that differ from the default]
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) resource: ResourceArgs,
+    /// Every setting, not only those that differ from the default
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Say what each setting is for
+    #[arg(short, long)]
+    pub(crate) docs: bool,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// `heddle config set`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigSetArgs {
+    /// What to change
+    #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) settings: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) resource: ResourceArgs,
+    /// Only ask whether it would work
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+/// `heddle config delete`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigDeleteArgs {
+    /// What to return to its default
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) resource: ResourceArgs,
+    /// Only ask whether it would work
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
 }
@@ -650,6 +741,15 @@ mod tests {
     fn alter_needs_a_change() {
         assert!(Cli::try_parse_from(["heddle", "topic", "alter", "t"]).is_err());
         assert!(Cli::try_parse_from(["heddle", "topic", "alter", "t", "--set", "retention.ms=1"]).is_ok());
+    }
+
+    #[test]
+    fn settings_belong_to_one_thing() {
+        let parses = |line: &str| Cli::try_parse_from(std::iter::once("heddle").chain(line.split(' '))).is_ok();
+        assert!(parses("config describe --topic t") && parses("config set --brokers a=1 b+=2"));
+        assert!(parses("config delete --group g a b --dry-run"));
+        assert!(!parses("config describe") && !parses("config describe --topic t --broker 1"));
+        assert!(!parses("config set --topic t") && !parses("config set --topic t a"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod args;
 mod cluster;
 mod completion;
+mod config;
 mod consume;
 mod decode;
 mod failure;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Log(command) => log::run(command),
         Command::Decode(args) => decode::run(args),
         Command::Completion(args) => completion::run(args),
+        Command::Config(command) => config::run(command),
         Command::Topic(command) => topic::run(command),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{TopicAlterArgs, TopicCommand, TopicCreateArgs, TopicDeleteArgs, TopicDescribeArgs, TopicListArgs};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Table, counted};
+use crate::output::{self, Table, counted, grouped};
 use crate::session;
 
 /// Runs the subcommand.
@@ -29,8 +29,8 @@ pub(crate) fn run(command: &TopicCommand) -> anyhow::Result<()> {
     }
 }
 
-fn mode(validate_only: bool) -> Mode {
-    if validate_only { Mode::ValidateOnly } else { Mode::Apply }
+fn mode(dry_run: bool) -> Mode {
+    if dry_run { Mode::ValidateOnly } else { Mode::Apply }
 }
 
 async fn create(client: &Client, args: &TopicCreateArgs) -> anyhow::Result<()> {
@@ -40,7 +40,7 @@ async fn create(client: &Client, args: &TopicCreateArgs) -> anyhow::Result<()> {
         replication_factor: args.replication_factor,
         settings: args.settings.clone(),
     };
-    let created = match client.admin().create_topic(&topic, mode(args.validate_only)).await {
+    let created = match client.admin().create_topic(&topic, mode(args.dry_run)).await {
         Ok(created) => created,
         Err(error) if args.if_not_exists && error.code() == Some(ErrorCode::TopicAlreadyExists) => {
             output::note(&format!("topic {} exists already", args.topic));
@@ -55,13 +55,13 @@ async fn create(client: &Client, args: &TopicCreateArgs) -> anyhow::Result<()> {
     if args.ask.json {
         return output::print_json(&json!({
             "topic": args.topic,
-            "created": !args.validate_only,
+            "created": !args.dry_run,
             "id": (!created.id.is_zero()).then(|| created.id.to_string()),
             "partitions": created.partition_count,
             "replication_factor": created.replication_factor,
         }));
     }
-    let done = if args.validate_only { "would create" } else { "created" };
+    let done = if args.dry_run { "would create" } else { "created" };
     let mut details = Vec::new();
     details.extend(created.partition_count.map(|count| counted(count.unsigned_abs().into(), "partition")));
     details.extend(created.replication_factor.map(|factor| format!("replication factor {factor}")));
@@ -109,6 +109,8 @@ struct Description {
     settings: Vec<Setting>,
     /// First readable offset and log end of each partition that has a leader.
     offsets: Vec<Option<(Offset, Offset)>>,
+    /// Bytes that each partition takes on its leader's disk, where the leader says.
+    sizes: Vec<Option<u64>>,
 }
 
 async fn describe(client: &Client, args: &TopicDescribeArgs) -> anyhow::Result<()> {
@@ -123,9 +125,10 @@ async fn describe(client: &Client, args: &TopicDescribeArgs) -> anyhow::Result<(
     let mut descriptions = Vec::with_capacity(topics.len());
     for topic in topics {
         let mut settings = client.admin().describe_settings(&Resource::Topic(topic.name.to_string())).await?;
-        settings.retain(|setting| args.all_settings || setting.source == SettingSource::Topic);
+        settings.retain(|setting| args.all_settings || setting.source != SettingSource::Default);
         let offsets = offsets(client, &topic).await?;
-        descriptions.push(Description { topic, settings, offsets });
+        let sizes = sizes(client, &topic).await?;
+        descriptions.push(Description { topic, settings, offsets, sizes });
     }
     if args.ask.json {
         let values: Vec<Value> = descriptions.iter().map(description_json).collect();
@@ -146,12 +149,19 @@ async fn offsets(client: &Client, topic: &Topic) -> anyhow::Result<Vec<Option<(O
     Ok(topic.partitions.iter().map(|it| it.leader.and_then(|_| known.next().flatten())).collect())
 }
 
+/// Bytes of each partition where it is led.
+async fn sizes(client: &Client, topic: &Topic) -> anyhow::Result<Vec<Option<u64>>> {
+    let sizes = client.admin().log_sizes(&[topic]).await?;
+    let size = |it: &Partition| sizes.get(&(it.leader?, topic.name.to_string(), it.index)).copied();
+    Ok(topic.partitions.iter().map(size).collect())
+}
+
 fn description_json(description: &Description) -> Value {
-    let Description { topic, settings, offsets } = description;
+    let Description { topic, settings, offsets, sizes } = description;
     let mut map = summary(topic);
     let setting = |it: &Setting| (it.name.clone(), json!({"value": it.value, "source": it.source.name()}));
     map.insert("settings".to_owned(), Value::Object(settings.iter().map(setting).collect()));
-    let partitions = topic.partitions.iter().zip(offsets).map(|(it, offsets)| {
+    let partitions = topic.partitions.iter().zip(offsets).zip(sizes).map(|((it, offsets), size)| {
         let ids = |brokers: &[BrokerId]| brokers.iter().map(|id| id.get()).collect::<Vec<_>>();
         json!({
             "partition": it.index.get(),
@@ -161,6 +171,7 @@ fn description_json(description: &Description) -> Value {
             "in_sync_replicas": ids(&it.in_sync_replicas),
             "log_start_offset": offsets.map(|(first, _)| first.get()),
             "log_end_offset": offsets.map(|(_, end)| end.get()),
+            "size_bytes": size,
         })
     });
     map.insert("partitions".to_owned(), Value::Array(partitions.collect()));
@@ -168,7 +179,7 @@ fn description_json(description: &Description) -> Value {
 }
 
 fn description_text(description: &Description) -> String {
-    let Description { topic, settings, offsets } = description;
+    let Description { topic, settings, offsets, sizes } = description;
     let partitions = counted(topic.partitions.len() as u64, "partition");
     let mut text =
         format!("{}  {partitions}, replication factor {}, id {}\n", topic.name, replication_factor(topic), topic.id);
@@ -176,8 +187,9 @@ fn description_text(description: &Description) -> String {
         let source = if *source == SettingSource::Topic { String::new() } else { format!("  ({})", source.name()) };
         text.push_str(&format!("  {name}={}{source}\n", value.as_deref().unwrap_or("")));
     }
-    let mut table = Table::new(&[" PARTITION", " LEADER", "REPLICAS", "IN SYNC", " START", " END", " OFFSETS"]);
-    for (it, offsets) in topic.partitions.iter().zip(offsets) {
+    let mut table =
+        Table::new(&[" PARTITION", " LEADER", "REPLICAS", "IN SYNC", " START", " END", " OFFSETS", " BYTES"]);
+    for ((it, offsets), size) in topic.partitions.iter().zip(offsets).zip(sizes) {
         let ids = |brokers: &[BrokerId]| brokers.iter().map(BrokerId::to_string).collect::<Vec<_>>().join(",");
         let number = |number: Option<i64>| number.map_or_else(|| "?".to_owned(), |it| it.to_string());
         table.row([
@@ -188,6 +200,7 @@ fn description_text(description: &Description) -> String {
             number(offsets.map(|(first, _)| first.get())),
             number(offsets.map(|(_, end)| end.get())),
             number(offsets.map(|(first, end)| end.get() - first.get())),
+            size.map_or_else(|| "?".to_owned(), grouped),
         ]);
     }
     text.push_str(&table.render());
@@ -196,7 +209,7 @@ fn description_text(description: &Description) -> String {
 
 async fn alter(client: &Client, args: &TopicAlterArgs) -> anyhow::Result<()> {
     let admin = client.admin();
-    let mode = mode(args.validate_only);
+    let mode = mode(args.dry_run);
     let mut done = Vec::new();
     let sets = args.settings.iter().map(|(name, value)| (name.clone(), SettingChange::Set(value.clone())));
     let unsets = args.unset.iter().map(|name| (name.clone(), SettingChange::Unset));
@@ -212,17 +225,78 @@ async fn alter(client: &Client, args: &TopicAlterArgs) -> anyhow::Result<()> {
     }
     for (partition, offset) in &args.delete_records {
         let before = (*offset >= 0).then(|| Offset::new(*offset));
-        let first = admin.delete_records(&args.topic, PartitionIndex::new(*partition), before).await?;
+        let partition = PartitionIndex::new(*partition);
+        let first = if args.dry_run {
+            first_offset_after(client, &args.topic, partition, before).await?
+        } else {
+            admin.delete_records(&args.topic, partition, before).await?
+        };
         done.push(format!("partition {partition} starts at offset {first}"));
     }
     if args.ask.json {
-        return output::print_json(&json!({"topic": args.topic, "altered": !args.validate_only, "now": done}));
+        return output::print_json(&json!({"topic": args.topic, "altered": !args.dry_run, "now": done}));
     }
-    let verb = if args.validate_only { "would become" } else { "now" };
+    let verb = if args.dry_run { "would become" } else { "now" };
     output::print(&format!("topic {} {verb}: {}\n", args.topic, done.join(", ")))
 }
 
+/// Where a partition would start if the records below `before` were deleted, or all.
+async fn first_offset_after(
+    client: &Client,
+    topic: &str,
+    partition: PartitionIndex,
+    before: Option<Offset>,
+) -> anyhow::Result<Offset> {
+    let queries = [OffsetQuery::Earliest, OffsetQuery::Latest].map(|query| (topic, partition, query));
+    let limits = client.admin().list_offsets(&queries, Isolation::ReadUncommitted).await?;
+    let limit = |index: usize| limits.get(index).and_then(|it| it.offset).unwrap_or(Offset::ZERO);
+    let (first, end) = (limit(0), limit(1));
+    match before {
+        Some(before) if before > end => {
+            let message = format!("{topic}-{partition} ends at offset {end}; no record has offset {before}");
+            Err(Failure::new(Exit::Failed, message).into())
+        }
+        Some(before) => Ok(before.max(first)),
+        None => Ok(end),
+    }
+}
+
+/// What would go with these topics.
+async fn show_what_goes(client: &Client, args: &TopicDeleteArgs) -> anyhow::Result<()> {
+    let mut table = Table::new(&["TOPIC", " PARTITIONS", " OFFSETS", " BYTES"]);
+    let mut values = Vec::new();
+    for name in &args.topics {
+        let topic = match client.admin().describe_topics(&[name.as_str()]).await {
+            Ok(topics) => topics.into_iter().next().expect("a topic for each name"),
+            Err(Error::UnknownTopic { .. }) if args.if_exists => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let offsets: i64 =
+            offsets(client, &topic).await?.iter().flatten().map(|(first, end)| end.get() - first.get()).sum();
+        let bytes: Option<u64> = sizes(client, &topic).await?.into_iter().sum();
+        values.push(json!({
+            "topic": name,
+            "partition_count": topic.partition_count(),
+            "offsets": offsets,
+            "size_bytes": bytes,
+        }));
+        let bytes = bytes.map_or_else(|| "?".to_owned(), grouped);
+        table.row([name.clone(), topic.partition_count().to_string(), grouped(offsets.unsigned_abs()), bytes]);
+    }
+    if args.ask.json {
+        return output::print_json(&json!({"would_delete": values}));
+    }
+    if values.is_empty() {
+        output::note("nothing would be deleted");
+        return Ok(());
+    }
+    output::print(&format!("would delete\n{}", table.render()))
+}
+
 async fn delete(client: &Client, args: &TopicDeleteArgs) -> anyhow::Result<()> {
+    if args.dry_run {
+        return show_what_goes(client, args).await;
+    }
     let mut deleted = Vec::new();
     let mut failed: Option<anyhow::Error> = None;
     for topic in &args.topics {

@@ -37,6 +37,9 @@ use crate::metadata::{Broker, Topic};
 /// How long a broker may work on a change before it answers.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The first version of DescribeConfigs that tells what settings are for.
+const DOCUMENTED: i16 = 3;
+
 /// Whether a change is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -77,6 +80,14 @@ pub enum Resource {
     Topic(String),
     /// A broker.
     Broker(BrokerId),
+    /// All brokers together: what is set for all at once while they run.
+    AllBrokers,
+    /// A group, by name.
+    Group(String),
+    /// A subscription to clients' metrics, by name.
+    ClientMetrics(String),
+    /// The loggers of a broker, whose settings are their levels.
+    Loggers(BrokerId),
 }
 
 impl Resource {
@@ -84,6 +95,10 @@ impl Resource {
         match self {
             Resource::Topic(name) => (2, name.clone()),
             Resource::Broker(id) => (4, id.to_string()),
+            Resource::AllBrokers => (4, String::new()),
+            Resource::Loggers(id) => (8, id.to_string()),
+            Resource::ClientMetrics(name) => (16, name.clone()),
+            Resource::Group(name) => (32, name.clone()),
         }
     }
 }
@@ -93,6 +108,10 @@ impl std::fmt::Display for Resource {
         match self {
             Resource::Topic(name) => write!(f, "topic {name:?}"),
             Resource::Broker(id) => write!(f, "broker {id}"),
+            Resource::AllBrokers => write!(f, "all brokers"),
+            Resource::Group(name) => write!(f, "group {name:?}"),
+            Resource::ClientMetrics(name) => write!(f, "metrics subscription {name:?}"),
+            Resource::Loggers(id) => write!(f, "loggers of broker {id}"),
         }
     }
 }
@@ -110,6 +129,12 @@ pub enum SettingSource {
     BrokerFile,
     /// It is the default.
     Default,
+    /// It is a logger's.
+    Logger,
+    /// It was set for the subscription.
+    ClientMetrics,
+    /// It was set for the group.
+    Group,
     /// The broker names a source that this client does not know.
     Other(i8),
 }
@@ -122,6 +147,9 @@ impl SettingSource {
             3 => Self::AllBrokers,
             4 => Self::BrokerFile,
             5 => Self::Default,
+            6 => Self::Logger,
+            7 => Self::ClientMetrics,
+            8 => Self::Group,
             other => Self::Other(other),
         }
     }
@@ -134,6 +162,9 @@ impl SettingSource {
             Self::AllBrokers => "all brokers",
             Self::BrokerFile => "broker file",
             Self::Default => "default",
+            Self::Logger => "logger",
+            Self::ClientMetrics => "subscription",
+            Self::Group => "group",
             Self::Other(_) => "other",
         }
     }
@@ -152,6 +183,8 @@ pub struct Setting {
     pub sensitive: bool,
     /// Whether it can only be changed where the broker is started.
     pub read_only: bool,
+    /// What it is for, if the broker says.
+    pub documentation: Option<String>,
 }
 
 /// A change of one setting.
@@ -238,6 +271,10 @@ pub struct Admin {
 impl Admin {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Makes a topic.
@@ -386,7 +423,7 @@ impl Admin {
         })
     }
 
-    /// All settings of a topic or a broker, by name.
+    /// All settings of a resource, by name.
     ///
     /// # Errors
     /// What the broker says; [`Error::UnknownTopic`].
@@ -399,7 +436,11 @@ impl Admin {
         let version = connection.pick(ApiKey::DescribeConfigs, i16::MAX)?;
         let (resource_type, resource_name) = resource.to_wire();
         let wanted = DescribeConfigsResource { resource_type, resource_name: &resource_name, configuration_keys: None };
-        let request = DescribeConfigsRequest { resources: vec![wanted].into(), ..DescribeConfigsRequest::default() };
+        let request = DescribeConfigsRequest {
+            resources: vec![wanted].into(),
+            include_synonyms: false,
+            include_documentation: version >= DOCUMENTED,
+        };
         let reply = connection.call(&request, version, Duration::ZERO).await?;
         let response: DescribeConfigsResponse<'_> = reply.decode()?;
         let result = response.results.first().ok_or_else(|| left_out(&connection, &resource_name))?;
@@ -409,7 +450,7 @@ impl Admin {
         Ok(settings)
     }
 
-    /// Changes settings of a topic or a broker, all or none.
+    /// Changes settings of a resource, all or none.
     ///
     /// # Errors
     /// What the broker says: a name or value is not allowed, …; [`Error::UnknownTopic`].
@@ -450,8 +491,10 @@ impl Admin {
     /// A broker knows its own settings best; any other resource is asked of the controller.
     async fn connection_for(&self, resource: &Resource) -> Result<Connection> {
         match resource {
-            Resource::Broker(id) => self.client.connection_to(*id, Purpose::Control).await,
-            Resource::Topic(_) => self.client.controller_connection().await,
+            Resource::Broker(id) | Resource::Loggers(id) => self.client.connection_to(*id, Purpose::Control).await,
+            Resource::Topic(_) | Resource::AllBrokers | Resource::Group(_) | Resource::ClientMetrics(_) => {
+                self.client.controller_connection().await
+            }
         }
     }
 
@@ -603,6 +646,7 @@ fn setting(answer: &DescribeConfigsResourceResult<'_>) -> Setting {
         source: SettingSource::from_wire(answer.config_source),
         sensitive: answer.is_sensitive,
         read_only: answer.read_only,
+        documentation: answer.documentation.filter(|text| !text.is_empty()).map(str::to_owned),
     }
 }
 

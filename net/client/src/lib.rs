@@ -40,6 +40,7 @@ mod connection;
 mod consumer;
 mod error;
 mod groups;
+mod log_dirs;
 mod membership;
 mod metadata;
 mod partitioner;
@@ -56,6 +57,7 @@ pub use config::{Acks, ClientConfig, ConsumerConfig, Isolation, OutOfRange, Prod
 pub use consumer::{Consumer, ConsumerRecord, FetchedBatch, Position};
 pub use error::{Error, Result};
 pub use groups::{GroupDescription, GroupListing, GroupMember, GroupOffset, Groups};
+pub use log_dirs::LogSizes;
 pub use membership::{Membership, Place};
 pub use metadata::{Broker, Partition, Topic, nearest};
 pub use partitioner::{murmur2, partition_for_key};

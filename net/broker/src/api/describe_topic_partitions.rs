@@ -25,7 +25,7 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     let mut listed: Vec<&str> = request.topics.iter().map(|topic| topic.name).collect();
     listed.sort_unstable();
     listed.dedup();
-    let (topics, next_cursor) = match check_cursor(&listed, request.cursor.as_ref()) {
+    let (topics, next_cursor) = match check_question(&listed, request.cursor.as_ref()) {
         Ok(()) => page(&image, &listed, request.cursor.as_ref(), asked.clamp(1, limit)),
         Err(error) => (listed.iter().map(|name| refused(name, error)).collect(), None),
     };
@@ -36,9 +36,11 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
     })
 }
 
-/// A cursor must be one that a page ended with: a topic of the list, if there is a list.
-fn check_cursor(listed: &[&str], cursor: Option<&Cursor<'_>>) -> Result<(), ErrorCode> {
+/// Every topic has a name, and a cursor is one that a page ended with: a topic of the list, if there is a list.
+fn check_question(listed: &[&str], cursor: Option<&Cursor<'_>>) -> Result<(), ErrorCode> {
     match cursor {
+        // Kafka fails on it as a whole.
+        _ if listed.contains(&"") => Err(ErrorCode::UnknownServerError),
         Some(cursor) if cursor.partition_index < 0 => Err(ErrorCode::InvalidRequest),
         Some(cursor) if !listed.is_empty() && !listed.contains(&cursor.topic_name) => Err(ErrorCode::InvalidRequest),
         _ => Ok(()),

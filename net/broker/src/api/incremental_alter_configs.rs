@@ -83,13 +83,18 @@ fn alter_loggers(call: &Call, resources: Vec<AlterResource>, validate_only: bool
         };
         let result = decided.map(|levels| {
             if !validate_only && !levels.is_empty() {
-                tracing::info!("levels of loggers change, by {}: {levels:?}", call.session.peer);
+                let told: Vec<String> = levels.iter().map(told).collect();
+                tracing::info!("levels of loggers, changed by {}: {}", call.session.peer, told.join(", "));
                 call.core.config().log_levels.set(&levels);
             }
         });
         AlteredResource { kind: resource.kind, name: resource.name, result }
     };
     resources.into_iter().map(alter).collect()
+}
+
+fn told((logger, level): &(&'static str, Option<LogLevel>)) -> String {
+    format!("{logger} {}", level.map_or("inherits", LogLevel::name))
 }
 
 fn invalid_request(message: impl Into<String>) -> Fault {

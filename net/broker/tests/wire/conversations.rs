@@ -22,6 +22,11 @@ use serde_json::Value;
 use super::world::{Connection, World};
 
 #[test]
+fn about_topics() {
+    play("conversation_topics.txt");
+}
+
+#[test]
 fn about_settings() {
     play("conversation_settings.txt");
 }
