@@ -57,6 +57,8 @@ pub struct BrokerConfig {
     pub stop_time_max: Duration,
     /// Bytes of records in one fetch response (`fetch.max.bytes`).
     pub fetch_bytes_max: usize,
+    /// Fetch sessions of all connections together (`max.incremental.fetch.session.cache.slots`).
+    pub fetch_sessions_max: usize,
     /// Bytes of metadata records after which the metadata is stored in one piece
     /// (`metadata.log.max.record.bytes.between.snapshots`).
     pub metadata_snapshot_bytes: u64,

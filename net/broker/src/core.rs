@@ -24,10 +24,11 @@ use crate::concurrently::poll_once;
 use crate::config::{BrokerConfig, PlantedPanic};
 use crate::controller::Controller;
 use crate::coordinator::Coordinators;
+use crate::fetch_sessions::FetchSessions;
 use crate::guard;
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
-use crate::message::{Ask, OpenRequest, Poll, PrepareRequest, PublishRequest, Reply, Request};
+use crate::message::{Ask, OpenRequest, PrepareRequest, PublishRequest, Reply, Request, SurrenderRequest};
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::peer_log::PeerLog;
@@ -67,6 +68,7 @@ struct Inner {
     admission: Admission,
     sessions: Sessions,
     polls: Polls,
+    fetch_sessions: FetchSessions,
     peer_log: PeerLog,
     producer_ids: ProducerIds,
     receive_budget: Rc<ReceiveBudget>,
@@ -107,6 +109,7 @@ impl Core {
             admission: Admission::new(limits, mailbox.cores()),
             sessions: Sessions::default(),
             polls: Polls::default(),
+            fetch_sessions: FetchSessions::new(config.fetch_sessions_max.div_ceil(mailbox.cores())),
             peer_log: PeerLog::new(io.clone()),
             producer_ids: ProducerIds::default(),
             receive_budget: ReceiveBudget::new(config.receive_bytes_max / mailbox.cores()),
@@ -196,6 +199,11 @@ impl Core {
         &self.inner.polls
     }
 
+    /// The fetch sessions of this core's connections.
+    pub(crate) fn fetch_sessions(&self) -> &FetchSessions {
+        &self.inner.fetch_sessions
+    }
+
     /// The core that owns a log: this broker's own choice, and another one when it starts with more or fewer cores.
     /// Neighbouring partitions of a topic go to neighbouring cores.
     pub(crate) fn owner(&self, log: LogId) -> CoreIndex {
@@ -227,12 +235,11 @@ impl Core {
     }
 
     /// Tells a long poll, here or on another core, that one of its partitions changed.
-    pub(crate) fn wake(&self, poll: Poll, slot: usize) {
-        let wake = Wake { poll: poll.number, slot };
-        if poll.core == self.index() {
+    pub(crate) fn wake(&self, to: CoreIndex, wake: Wake) {
+        if to == self.index() {
             self.inner.polls.tell(wake);
         } else {
-            self.inner.mailbox.wake(&self.inner.io, poll.core, wake);
+            self.inner.mailbox.wake(&self.inner.io, to, wake);
         }
     }
 
@@ -278,7 +285,7 @@ impl Core {
             Request::Read(request) => Reply::Read(self.inner.partitions.read(self, request).await),
             Request::ListOffsets(request) => Reply::ListOffsets(self.inner.partitions.list_offsets(request).await),
             Request::DeleteRecords(request) => {
-                Reply::DeleteRecords(self.inner.partitions.delete_records(self, request).await)
+                Reply::DeleteRecords(self.inner.partitions.delete_records(request).await)
             }
             Request::EpochEnds(request) => Reply::EpochEnds(self.inner.partitions.epoch_ends(&request)),
             Request::Producers(request) => Reply::Producers(self.inner.partitions.producers(&request)),
@@ -289,6 +296,11 @@ impl Core {
                 Reply::GroupAnswers(())
             }
             Request::GroupList(filter) => Reply::GroupList(self.inner.coordinators.list(self, filter).await),
+            Request::Disarm(request) => {
+                self.inner.partitions.disarm(&request);
+                Reply::Disarm(())
+            }
+            Request::Surrender(SurrenderRequest(id)) => Reply::Surrender(self.inner.fetch_sessions.surrender(self, id)),
             Request::Wake(request) => {
                 request.0.into_iter().for_each(|wake| self.inner.polls.tell(wake));
                 Reply::Wake(())

@@ -22,6 +22,7 @@ mod controller;
 mod coordinator;
 mod core;
 mod error;
+mod fetch_sessions;
 mod guard;
 mod listener;
 pub mod log_levels;

@@ -20,6 +20,7 @@ use heddle_record::{
 
 use crate::change::Change;
 use crate::coordinator::Asker;
+use crate::fetch_sessions::FetchSession;
 use crate::listener::Listening;
 use crate::mailbox::{CoreIndex, Wake};
 
@@ -80,6 +81,10 @@ letters! {
     GroupAnswers(GroupAnswersRequest) -> ();
     /// List the groups of the asked core.
     GroupList(Filter) -> Result<Vec<Listed>, ErrorCode>;
+    /// Forget wake-ups that a poll of the asking core has armed.
+    Disarm(DisarmRequest) -> ();
+    /// Give up a fetch session of this id, if it is the asked core's.
+    Surrender(SurrenderRequest) -> Option<Box<FetchSession>>;
     /// Long polls of the asked core have news.
     Wake(WakeRequest) -> ();
     /// Serve a connection.
@@ -177,8 +182,19 @@ pub(crate) struct ReadRequest {
     pub(crate) bytes_max: usize,
     /// Whether the first batch found may be larger than the limits.
     pub(crate) first_batch: FirstBatch,
-    /// The poll to wake when one of the logs has more to read than it had.
-    pub(crate) arm: Option<Poll>,
+    /// Whether a poll is to be woken when one of the logs has more to read than it had.
+    pub(crate) arm: Arm,
+}
+
+/// Which reads arm a poll.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arm {
+    /// None.
+    Never,
+    /// Those that find nothing to read.
+    AtEnd(Poll),
+    /// All but those that fail.
+    Always(Poll),
 }
 
 /// One log to read.
@@ -224,6 +240,16 @@ pub(crate) struct ReadLimits {
     pub(crate) log_start_offset: LogStartOffset,
     pub(crate) last_stable_offset: LastStableOffset,
     pub(crate) high_watermark: HighWatermark,
+}
+
+impl ReadLimits {
+    /// The exclusive end of what a reader may see.
+    pub(crate) fn readable_end(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::ReadUncommitted => self.high_watermark.offset(),
+            Isolation::ReadCommitted => self.last_stable_offset.offset(),
+        }
+    }
 }
 
 /// Why a log was not read.
@@ -338,6 +364,19 @@ pub(crate) enum GroupReply {
 
 /// [`Request::GroupAnswers`]: answers by the numbers that the asked core gave its requests.
 pub(crate) struct GroupAnswersRequest(pub(crate) Vec<(u64, GroupResponse)>);
+
+/// [`Request::Disarm`].
+pub(crate) struct DisarmRequest {
+    /// Whose poll it is.
+    pub(crate) core: CoreIndex,
+    /// That core's number for it.
+    pub(crate) poll: u64,
+    /// Where it is armed, and the slot that it keeps each partition in.
+    pub(crate) entries: Vec<(LogId, usize)>,
+}
+
+/// [`Request::Surrender`].
+pub(crate) struct SurrenderRequest(pub(crate) i32);
 
 /// [`Request::Wake`].
 pub(crate) struct WakeRequest(pub(crate) Vec<Wake>);

@@ -14,11 +14,12 @@ use heddle_engine::{
 };
 use heddle_io::{AppendBuffer, Io, Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{BatchError, HEADER_LEN, LeaderEpoch, LogStartOffset, Offset, Timestamp};
+use heddle_record::{BatchError, HEADER_LEN, HighWatermark, LeaderEpoch, LogStartOffset, Offset, Timestamp};
 
 use crate::core::Core;
+use crate::mailbox::CoreIndex;
 use crate::message::{
-    Accepted, Acks, AppendFault, AppendOutcome, DeleteBefore, EpochEnd, FoundOffset, Isolation, Poll, ReadData,
+    Accepted, Acks, AppendFault, AppendOutcome, Arm, DeleteBefore, EpochEnd, FoundOffset, Isolation, ReadData,
     ReadEntry, ReadFault, ReadLimits, ReadOutcome, Sought,
 };
 use crate::waiters::Armed;
@@ -29,6 +30,8 @@ pub(crate) struct Partition {
     terms: Cell<Terms>,
     /// Long polls that wait for more to read.
     armed: Armed,
+    /// Log start and high watermark when polls were woken last.
+    told: Cell<(LogStartOffset, HighWatermark)>,
 }
 
 /// A batch that has its place in a log.
@@ -52,7 +55,9 @@ impl Partition {
     /// A partition that leads from now on: everything that its log brought from disk and can commit is committed.
     pub(crate) fn new(core: &Core, log: Log, terms: Terms) -> Rc<Self> {
         log.begin_epoch(terms.leader_epoch);
-        let partition = Rc::new(Self { log, terms: Cell::new(terms), armed: Armed::default() });
+        let offsets = log.offsets();
+        let told = Cell::new((offsets.log_start, offsets.high_watermark));
+        let partition = Rc::new(Self { log, terms: Cell::new(terms), armed: Armed::default(), told });
         partition.commit(core);
         let (core, followed) = (core.downgrade(), Rc::downgrade(&partition));
         partition.log.follow(move || {
@@ -69,11 +74,15 @@ impl Partition {
     }
 
     /// Takes over what a new image says.
-    pub(crate) fn update(&self, terms: Terms, config: &LogConfig) {
-        if terms.leader_epoch > self.terms.get().leader_epoch {
+    pub(crate) fn update(&self, core: &Core, terms: Terms, config: &LogConfig) {
+        let before = self.terms.replace(terms);
+        if terms.leader_epoch > before.leader_epoch {
             self.log.begin_epoch(terms.leader_epoch);
         }
-        self.terms.set(terms);
+        if terms.leader_epoch != before.leader_epoch {
+            // Whoever sleeps with another epoch is refused from now on.
+            self.armed.wake_all(core);
+        }
         if *self.log.config() != *config {
             self.log.set_config(config.clone());
         }
@@ -154,16 +163,25 @@ impl Partition {
         self.log.committable(last_offset).await.map_err(storage_fault)
     }
 
-    /// Moves the high watermark as far as it may go, and tells whoever waits for it.
+    /// Moves the high watermark as far as it may go, and tells whoever waits that it moved, or the log's start did.
     fn commit(&self, core: &Core) {
-        let before = self.log.offsets();
-        if before.committable_end > before.high_watermark.offset() {
-            self.log.set_high_watermark(before.committable_end);
+        let mut offsets = self.log.offsets();
+        if offsets.committable_end > offsets.high_watermark.offset() {
+            self.log.set_high_watermark(offsets.committable_end);
+            offsets = self.log.offsets();
+        }
+        let limits = (offsets.log_start, offsets.high_watermark);
+        if self.told.replace(limits) != limits {
             self.armed.wake_all(core);
         }
     }
 
-    /// Reads what `isolation` lets a reader see, at most `bytes_max` bytes, and arms `poll` for what comes later.
+    /// Forgets a wake-up.
+    pub(crate) fn disarm(&self, core: CoreIndex, poll: u64, slot: usize) {
+        self.armed.disarm(core, poll, slot);
+    }
+
+    /// Reads what `isolation` lets a reader see, at most `bytes_max` bytes, and arms a poll for what comes later.
     pub(crate) async fn read(
         &self,
         core: &Core,
@@ -171,7 +189,7 @@ impl Partition {
         isolation: Isolation,
         bytes_max: usize,
         first_batch: FirstBatch,
-        poll: Option<Poll>,
+        arm: Arm,
     ) -> ReadOutcome {
         self.check_epoch(entry.current_leader_epoch)?;
         let offsets = self.log.offsets();
@@ -182,10 +200,12 @@ impl Partition {
         if let Some(diverging) = self.divergence(entry)? {
             return Ok(ReadData { limits, pieces: Vec::new(), bytes: 0, diverging: Some(diverging) });
         }
-        if let Some(poll) = poll {
-            self.armed.arm(poll, entry.slot, core.io().now());
+        let end = limits.readable_end(isolation);
+        match arm {
+            Arm::Always(poll) => self.armed.arm(poll, entry.slot, core.io().now()),
+            Arm::AtEnd(poll) if entry.from >= end => self.armed.arm(poll, entry.slot, core.io().now()),
+            Arm::AtEnd(_) | Arm::Never => {}
         }
-        let end = readable_end(&limits, isolation);
         // A reader that asks for no bytes at all gets a batch, too.
         if entry.from >= end || bytes_max == 0 && first_batch == FirstBatch::WithinLimit {
             return Ok(ReadData { limits, pieces: Vec::new(), bytes: 0, diverging: None });
@@ -220,7 +240,7 @@ impl Partition {
     ) -> Result<FoundOffset, ErrorCode> {
         self.check_epoch(current)?;
         let offsets = self.log.offsets();
-        let end = readable_end(&limits(&offsets), isolation);
+        let end = limits(&offsets).readable_end(isolation);
         let at = |offset: Offset, timestamp| FoundOffset {
             offset: Some(offset),
             timestamp,
@@ -246,7 +266,6 @@ impl Partition {
     /// Drops what lies before an offset; gives the new log start offset, which survives a power cut.
     pub(crate) async fn delete_records(
         &self,
-        core: &Core,
         engine: &Engine,
         before: DeleteBefore,
     ) -> Result<LogStartOffset, ErrorCode> {
@@ -259,8 +278,6 @@ impl Partition {
             DeleteBefore::Offset(offset) => offset,
         };
         let result = engine.delete_records_before(&self.log, offset).await;
-        // Whoever waits below the new start must hear of it.
-        self.armed.wake_all(core);
         result.map_err(|error| match error {
             ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
             ReadError::Failed(error) => {
@@ -353,13 +370,5 @@ fn limits(offsets: &LogOffsets) -> ReadLimits {
         log_start_offset: offsets.log_start,
         last_stable_offset: offsets.last_stable,
         high_watermark: offsets.high_watermark,
-    }
-}
-
-/// The exclusive end of what a reader may see.
-fn readable_end(limits: &ReadLimits, isolation: Isolation) -> Offset {
-    match isolation {
-        Isolation::ReadUncommitted => limits.high_watermark.offset(),
-        Isolation::ReadCommitted => limits.last_stable_offset.offset(),
     }
 }

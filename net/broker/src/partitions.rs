@@ -20,8 +20,8 @@ use crate::concurrently;
 use crate::core::Core;
 use crate::guard;
 use crate::message::{
-    AppendFault, AppendOutcome, AppendRequest, DeleteRecordsRequest, EpochEnd, EpochEndsRequest, FoundOffset,
-    ListOffsetsRequest, ProducersRequest, ReadOutcome, ReadRequest, SizesRequest,
+    AppendFault, AppendOutcome, AppendRequest, DeleteRecordsRequest, DisarmRequest, EpochEnd, EpochEndsRequest,
+    FoundOffset, ListOffsetsRequest, ProducersRequest, ReadOutcome, ReadRequest, SizesRequest,
 };
 use crate::partition::{Partition, Terms};
 use crate::topic_settings;
@@ -127,19 +127,25 @@ impl Partitions {
         outcomes
     }
 
-    pub(crate) async fn delete_records(
-        &self,
-        core: &Core,
-        request: DeleteRecordsRequest,
-    ) -> Vec<Result<LogStartOffset, ErrorCode>> {
+    pub(crate) async fn delete_records(&self, request: DeleteRecordsRequest) -> Vec<Result<LogStartOffset, ErrorCode>> {
         let mut outcomes = Vec::with_capacity(request.entries.len());
         for (log, before) in request.entries {
             outcomes.push(match self.find(log) {
-                Ok(partition) => partition.delete_records(core, self.open_engine(), before).await,
+                Ok(partition) => partition.delete_records(self.open_engine(), before).await,
                 Err(error) => Err(error),
             });
         }
         outcomes
+    }
+
+    /// Forgets wake-ups; partitions that are gone have forgotten theirs.
+    pub(crate) fn disarm(&self, request: &DisarmRequest) {
+        let open = self.open.borrow();
+        for (log, slot) in &request.entries {
+            if let Some(Ok(partition)) = open.get(log) {
+                partition.disarm(request.core, request.poll, *slot);
+            }
+        }
     }
 
     pub(crate) fn epoch_ends(&self, request: &EpochEndsRequest) -> Vec<Result<EpochEnd, ErrorCode>> {
@@ -194,7 +200,7 @@ impl Partitions {
                 };
                 let known = self.open.borrow().get(&log).cloned();
                 match known {
-                    Some(Ok(partition)) => partition.update(terms, &settings.log),
+                    Some(Ok(partition)) => partition.update(core, terms, &settings.log),
                     Some(Err(_)) => {}
                     None => {
                         let name = LogName { topic: topic.name.to_string(), id: log };

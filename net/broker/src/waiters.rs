@@ -2,7 +2,8 @@
 //!
 //! Owns both ends: [`Armed`] is a partition's list of polls that wait for it, [`Polls`] a core's list of the polls it is
 //! working on. A poll is woken once and arms itself again with its next read; it hears which of its partitions changed,
-//! and reads only those. Never reads a log.
+//! and reads only those. A fetch session's poll outlives its fetches, and is armed at most once for each partition. Never
+//! reads a log.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use std::rc::Rc;
 use heddle_io::Monotonic;
 use heddle_io::sync::Notify;
 
-use crate::core::Core;
-use crate::mailbox::Wake;
+use crate::core::{Core, WeakCore};
+use crate::mailbox::{CoreIndex, Wake};
 use crate::message::Poll;
 
 /// Armed polls of one partition below which expired ones are not looked for.
@@ -21,7 +22,8 @@ const PURGE_MIN: usize = 32;
 /// The polls that wait for one partition.
 #[derive(Default)]
 pub(crate) struct Armed {
-    polls: RefCell<Vec<(Poll, usize)>>,
+    /// By core, the core's number for the poll, and slot: until when each waits.
+    polls: RefCell<BTreeMap<(CoreIndex, u64, usize), Monotonic>>,
     /// How many there may be before the expired ones are dropped: twice as many as were left the last time.
     purge_at: Cell<usize>,
 }
@@ -31,16 +33,21 @@ impl Armed {
     pub(crate) fn arm(&self, poll: Poll, slot: usize, now: Monotonic) {
         let mut polls = self.polls.borrow_mut();
         if polls.len() >= self.purge_at.get().max(PURGE_MIN) {
-            polls.retain(|(poll, _)| poll.expires > now);
+            polls.retain(|_, expires| *expires > now);
             self.purge_at.set(2 * polls.len());
         }
-        polls.push((poll, slot));
+        polls.insert((poll.core, poll.number, slot), poll.expires);
+    }
+
+    /// Forgets a poll.
+    pub(crate) fn disarm(&self, core: CoreIndex, number: u64, slot: usize) {
+        self.polls.borrow_mut().remove(&(core, number, slot));
     }
 
     /// Wakes every poll, and forgets it.
     pub(crate) fn wake_all(&self, core: &Core) {
-        for (poll, slot) in self.polls.take() {
-            core.wake(poll, slot);
+        for (to, poll, slot) in self.polls.take().into_keys() {
+            core.wake(to, Wake { poll, slot });
         }
     }
 }
@@ -57,24 +64,48 @@ pub(crate) struct Polls {
 pub(crate) struct News {
     changed: RefCell<Vec<usize>>,
     arrived: Notify,
+    /// Counts listeners: only the last one hears anything.
+    turn: Cell<u64>,
 }
 
+/// A listener's turn. The first one needs no [`News::hand_over`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Turn(u64);
+
 impl News {
-    /// Waits until there is news, and takes it: the slots that changed, in order, each once.
-    pub(crate) async fn next(&self) -> Vec<usize> {
-        while self.changed.borrow().is_empty() {
+    /// Waits until there is news, and takes it: the slots that changed, in order, each once. Nothing once somebody else
+    /// listens.
+    pub(crate) async fn next(&self, turn: Turn) -> Option<Vec<usize>> {
+        loop {
+            if self.turn.get() != turn.0 {
+                return None;
+            }
+            if !self.changed.borrow().is_empty() {
+                return Some(self.take());
+            }
             self.arrived.wait().await;
         }
+    }
+
+    /// Takes the news that there is.
+    pub(crate) fn take(&self) -> Vec<usize> {
         let mut slots = self.changed.take();
         slots.sort_unstable();
         slots.dedup();
         slots
     }
+
+    /// Ends the wait of whoever listens, and starts the turn of the next.
+    pub(crate) fn hand_over(&self) -> Turn {
+        self.turn.set(self.turn.get() + 1);
+        self.arrived.notify_all();
+        Turn(self.turn.get())
+    }
 }
 
 /// A poll on the list of its core; off it when this drops.
 pub(crate) struct Listed {
-    core: Core,
+    core: WeakCore,
     pub(crate) number: u64,
     pub(crate) news: Rc<News>,
 }
@@ -87,13 +118,15 @@ impl Listed {
         polls.next.set(number + 1);
         let news = Rc::new(News::default());
         polls.waiting.borrow_mut().insert(number, Rc::clone(&news));
-        Self { core: core.clone(), number, news }
+        Self { core: core.downgrade(), number, news }
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.core.polls().waiting.borrow_mut().remove(&self.number);
+        if let Some(core) = self.core.upgrade() {
+            core.polls().waiting.borrow_mut().remove(&self.number);
+        }
     }
 }
 
@@ -104,5 +137,53 @@ impl Polls {
             news.changed.borrow_mut().push(wake.slot);
             news.arrived.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll as TaskPoll, Waker};
+
+    use super::*;
+
+    fn poll(number: u64, expires: u64) -> Poll {
+        Poll { core: CoreIndex(1), number, expires: Monotonic::from_nanos(expires) }
+    }
+
+    #[test]
+    fn a_poll_is_armed_once_for_a_slot_however_often_it_reads() {
+        let armed = Armed::default();
+        let now = Monotonic::from_nanos(0);
+        (0..10).for_each(|_| armed.arm(poll(7, u64::MAX), 3, now));
+        armed.arm(poll(7, u64::MAX), 4, now);
+        assert_eq!(armed.polls.borrow().len(), 2);
+        armed.disarm(CoreIndex(1), 7, 3);
+        armed.disarm(CoreIndex(0), 7, 4);
+        assert_eq!(armed.polls.borrow().keys().copied().collect::<Vec<_>>(), [(CoreIndex(1), 7, 4)]);
+    }
+
+    #[test]
+    fn polls_that_expired_do_not_gather() {
+        let armed = Armed::default();
+        armed.arm(poll(0, u64::MAX), 0, Monotonic::from_nanos(0));
+        for time in 1..10_000 {
+            armed.arm(poll(time, time + 1), 0, Monotonic::from_nanos(time));
+            assert!(armed.polls.borrow().len() <= PURGE_MIN + 2);
+        }
+        assert!(armed.polls.borrow().contains_key(&(CoreIndex(1), 0, 0)), "one that never expires stays");
+    }
+
+    #[test]
+    fn only_the_last_listener_hears_anything() {
+        let news = News::default();
+        let context = &mut Context::from_waker(Waker::noop());
+        let mut first = pin!(news.next(Turn::default()));
+        assert_eq!(first.as_mut().poll(context), TaskPoll::Pending);
+        let turn = news.hand_over();
+        news.changed.borrow_mut().extend([5, 2, 5]);
+        assert_eq!(first.as_mut().poll(context), TaskPoll::Ready(None));
+        assert_eq!(pin!(news.next(turn)).poll(context), TaskPoll::Ready(Some(vec![2, 5])));
     }
 }

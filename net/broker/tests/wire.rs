@@ -8,6 +8,7 @@ mod wire {
     pub(crate) mod controller;
     pub(crate) mod conversations;
     pub(crate) mod data;
+    pub(crate) mod fetch_sessions;
     pub(crate) mod groups;
     pub(crate) mod kafkas_answers;
     pub(crate) mod snapshots;

@@ -152,6 +152,7 @@ impl StartSettings {
             mailbox_capacity: read.size("mailbox.capacity"),
             stop_time_max: read.duration("shutdown.timeout.ms"),
             fetch_bytes_max: read.size("fetch.max.bytes"),
+            fetch_sessions_max: read.size("max.incremental.fetch.session.cache.slots"),
             engine: EngineConfig {
                 retention_check_interval: read.duration("log.retention.check.interval.ms"),
                 producer_id_expiration: read.duration("producer.id.expiration.ms"),
