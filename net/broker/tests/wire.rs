@@ -6,7 +6,6 @@
 mod wire {
     pub(crate) mod connections;
     pub(crate) mod controller;
-    pub(crate) mod conversations;
     pub(crate) mod data;
     pub(crate) mod fetch_sessions;
     pub(crate) mod groups;

@@ -63,6 +63,8 @@ struct Entry<'a> {
     name: &'a str,
     kind: Kind,
     effective: Effective<'a>,
+    /// The layers that have a value, the nearest first; only of a name of no table.
+    layers: Vec<Source>,
     documentation: Cow<'static, str>,
     read_only: bool,
 }
@@ -170,6 +172,7 @@ fn loggers(call: &Call) -> Vec<Entry<'static>> {
             source: Source::Default,
             synonyms: Vec::new(),
         },
+        layers: Vec::new(),
         documentation: Cow::Borrowed(""),
         read_only: false,
     };
@@ -198,16 +201,19 @@ fn broker<'a>(call: &'a Call, image: &'a MetadataImage) -> Vec<Entry<'a>> {
         !matches!(entry.kind, Kind::Setting(setting) if setting.internal) || entry.effective.source != Source::Default
     });
     let mut entries: Vec<Entry<'_>> = listed.collect();
+    // The nearest layer first.
     let layers = [
-        (start, Source::Static),
-        (image.cluster_config(), Source::DynamicCluster),
         (image.broker_config(own), Source::DynamicBroker),
+        (image.cluster_config(), Source::DynamicCluster),
+        (start, Source::Static),
     ];
-    // The nearest layer comes last, and counts.
-    let unknown = layers.into_iter().flat_map(|(values, source)| {
-        unknown_names(values).map(move |(name, value)| (name, Entry::unknown(name, value, source)))
-    });
-    entries.extend(unknown.collect::<BTreeMap<_, _>>().into_values());
+    let mut unknown: BTreeMap<&str, Vec<(Source, &str)>> = BTreeMap::new();
+    for (values, source) in layers {
+        for (name, value) in unknown_names(values) {
+            unknown.entry(name).or_default().push((source, value));
+        }
+    }
+    entries.extend(unknown.into_iter().map(|(name, values)| Entry::unknown(name, values)));
     entries
 }
 
@@ -225,6 +231,7 @@ impl<'a> Entry<'a> {
             name: setting.name,
             kind: Kind::Setting(setting),
             effective,
+            layers: Vec::new(),
             documentation: setting.documentation(),
             read_only,
         }
@@ -233,7 +240,7 @@ impl<'a> Entry<'a> {
     fn of_cluster(name: &'a str, value: &'a str) -> Self {
         let source = Source::DynamicCluster;
         match broker_setting(name) {
-            None => Entry::unknown(name, value, source),
+            None => Entry::unknown(name, vec![(source, value)]),
             Some(setting) => {
                 let synonyms = vec![Synonym { setting, value, source }];
                 Entry::known(setting, Effective { value: Some(Cow::Borrowed(value)), source, synonyms })
@@ -241,10 +248,17 @@ impl<'a> Entry<'a> {
         }
     }
 
-    fn unknown(name: &'a str, value: &'a str, source: Source) -> Self {
-        let effective = Effective { value: Some(Cow::Borrowed(value)), source, synonyms: Vec::new() };
-        let read_only = !has_known_prefix(name);
-        Entry { name, kind: Kind::Unknown, effective, documentation: Cow::Borrowed(""), read_only }
+    /// A name of no table, with its values, the nearest layer's first.
+    fn unknown(name: &'a str, values: Vec<(Source, &'a str)>) -> Self {
+        let (source, value) = *values.first().expect("a name is known by its values");
+        Entry {
+            name,
+            kind: Kind::Unknown,
+            effective: Effective { value: Some(Cow::Borrowed(value)), source, synonyms: Vec::new() },
+            layers: values.into_iter().map(|(source, _)| source).collect(),
+            documentation: Cow::Borrowed(""),
+            read_only: !has_known_prefix(name),
+        }
     }
 
     fn is_sensitive(&self) -> bool {
@@ -274,6 +288,8 @@ fn result<'a>(
 impl Entry<'_> {
     fn shown(&self, detail: Detail) -> DescribeConfigsResourceResult<'_> {
         let synonyms = self.effective.synonyms.iter().filter(|_| detail.synonyms);
+        let layers = self.layers.iter().filter(|_| detail.synonyms);
+        let of_layer = |source: &Source| DescribeConfigsSynonym { name: self.name, value: None, source: source.code() };
         DescribeConfigsResourceResult {
             name: self.name,
             value: self.effective.value.as_deref().filter(|_| !self.is_sensitive()),
@@ -289,6 +305,7 @@ impl Entry<'_> {
                     value: Some(known.value).filter(|_| !self.is_sensitive()),
                     source: known.source.code(),
                 })
+                .chain(layers.map(of_layer))
                 .collect(),
             config_type: match self.kind {
                 Kind::Setting(setting) => setting.value_type.code(),

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use heddle_protocol::ApiKey;
 use heddle_protocol::messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+use heddle_protocol::messages::incremental_alter_configs::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+};
 use heddle_protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use heddle_protocol::messages::metadata::MetadataRequest;
 
@@ -176,6 +179,33 @@ fn connections_are_counted_in_and_out() {
             io.sleep(Duration::from_secs(1)).await;
         }
     });
+}
+
+/// A limit that is changed while the broker runs counts for whoever comes next, also after a restart.
+#[test]
+fn a_limit_that_changes_counts_at_once() {
+    let mut world = World::new(8, 2, &[]);
+    let (io, address) = (world.io.clone(), world.address);
+    let refused = world.run(async move {
+        let mut connection = World::connect(io.clone(), address).await;
+        let change = AlterableConfig { name: "max.connections", config_operation: 0, value: Some("1") };
+        let resource = AlterConfigsResource { resource_type: 4, resource_name: "", configs: vec![change].into() };
+        let request = IncrementalAlterConfigsRequest { resources: vec![resource].into(), validate_only: false };
+        let answer = connection.call(1, &request).await;
+        let response: IncrementalAlterConfigsResponse<'_> = answer.decode();
+        assert_eq!(response.responses.first().map(|resource| resource.error_code), Some(0));
+        World::connect(io, address).await.is_closed().await
+    });
+    assert!(refused, "one connection is open: the second is one too many");
+    world.broker.power_cut();
+    world.broker.restart();
+    world.start(2, &[]);
+    let (io, address) = (world.io.clone(), world.address);
+    let refused = world.run(async move {
+        let _first = World::connect(io.clone(), address).await;
+        World::connect(io, address).await.is_closed().await
+    });
+    assert!(refused, "the limit was kept");
 }
 
 /// A client that sends and never reads holds up nobody, and is cut.
