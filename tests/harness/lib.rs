@@ -7,6 +7,7 @@ pub mod crash_states;
 pub mod engine_life;
 pub mod engine_recovery;
 pub mod failing_fs;
+pub mod group_member;
 pub mod history;
 pub mod kafka;
 pub mod ledger;
@@ -19,6 +20,12 @@ pub mod wire;
 
 /// A thread of a test: it reads pipes and plays clients, beside the broker's process.
 #[expect(clippy::disallowed_methods, reason = "a test's own threads run no part of a core")]
-pub(crate) fn thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub fn thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     std::thread::spawn(body)
+}
+
+/// A pause of a test's own thread.
+#[expect(clippy::disallowed_methods, reason = "a test's own threads run no part of a core")]
+pub fn pause(length: std::time::Duration) {
+    std::thread::sleep(length);
 }

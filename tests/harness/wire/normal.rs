@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::value::Value;
+use super::value::{BYTES_SHOWN_MAX, Value};
 
 /// A number from here on may be one that a broker chose; smaller ones are never taken for it.
 const CHOSEN_NUMBER_MIN: i64 = 1_000;
@@ -90,6 +90,9 @@ impl Names {
             Value::Text(_) if field == "logDir" => Some(Value::Text("<folder>".to_owned())),
             Value::Int(_) if field == "usableBytes" || field == "totalBytes" => Some(Value::Text("<bytes>".to_owned())),
             Value::Text(text) => Some(Value::Text(self.normal_text(text))),
+            Value::Bytes(bytes) if bytes.len() > BYTES_SHOWN_MAX => {
+                Some(Value::Text(format!("<{}-bytes>", bytes.len())))
+            }
             Value::Int(number) if NOW.contains(number) => Some(Value::Text("<time>".to_owned())),
             Value::Int(number) if *number >= CHOSEN_NUMBER_MIN => self
                 .bound

@@ -11,7 +11,7 @@ use heddle_protocol::schema::MessageSpec;
 
 use super::normal::Names;
 use super::script::{Action, Request, Script, Step, Versions};
-use super::value::Value;
+use super::value::{Cursor, Value};
 use super::{decode, encode};
 
 /// How long an answer may take.
@@ -48,7 +48,7 @@ pub fn run(script: &Script, address: &str) -> Result<Answers, String> {
 /// It cannot be reached or does not say.
 pub fn served(address: &str) -> Result<BTreeMap<i16, Versions>, String> {
     let mut connection = Connection::open(address)?;
-    connection.send(ApiKey::ApiVersions, 0, &Value::Map(Vec::new()))?;
+    connection.send(ApiKey::ApiVersions, 0, &map(vec![]))?;
     let answer = connection.receive();
     let Some(Value::List(apis)) = answer.field("apiKeys") else { return Err(format!("no APIs in {}", answer.line())) };
     let number = |api: &Value, name| match api.field(name) {
@@ -65,9 +65,8 @@ pub fn served(address: &str) -> Result<BTreeMap<i16, Versions>, String> {
 pub fn clean(address: &str) -> Result<(), String> {
     let mut connection = Connection::open(address)?;
     for _ in 0..UNTIL_TRIES {
-        let groups = connection.names(ApiKey::ListGroups, 2, Vec::new(), "groups", "groupId")?;
-        let topics =
-            connection.names(ApiKey::Metadata, 2, vec![("topics".to_owned(), Value::Null)], "topics", "name")?;
+        let groups = connection.names(ApiKey::ListGroups, 2, &map(vec![]), "groups", "groupId")?;
+        let topics = connection.names(ApiKey::Metadata, 2, &map(vec![("topics", Value::Null)]), "topics", "name")?;
         let topics: Vec<Value> = topics.into_iter().filter(|name| !name.line().starts_with("__")).collect();
         if groups.is_empty() && topics.is_empty() {
             return Ok(());
@@ -75,12 +74,16 @@ pub fn clean(address: &str) -> Result<(), String> {
         for group in &groups {
             connection.empty(group)?;
         }
-        connection.ask(ApiKey::DeleteGroups, 1, vec![("groupsNames".to_owned(), Value::List(groups))])?;
-        let timeout = ("timeoutMs".to_owned(), Value::Int(5_000));
-        connection.ask(ApiKey::DeleteTopics, 3, vec![("topicNames".to_owned(), Value::List(topics)), timeout])?;
+        connection.ask(ApiKey::DeleteGroups, 1, &map(vec![("groupsNames", Value::List(groups))]))?;
+        let fields = map(vec![("topicNames", Value::List(topics)), ("timeoutMs", Value::Int(5_000))]);
+        connection.ask(ApiKey::DeleteTopics, 3, &fields)?;
         pause();
     }
     Err("the broker could not be emptied".to_owned())
+}
+
+fn map(fields: Vec<(&str, Value)>) -> Value {
+    Value::Map(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 struct Talk {
@@ -93,7 +96,7 @@ impl Talk {
     /// Names for what every broker calls differently.
     fn learn_the_broker(&mut self) -> Result<(), String> {
         let mut connection = Connection::open(&self.address)?;
-        connection.send(ApiKey::Metadata, 2, &Value::Map(vec![("topics".to_owned(), Value::List(Vec::new()))]))?;
+        connection.send(ApiKey::Metadata, 2, &map(vec![("topics", Value::List(Vec::new()))]))?;
         let answer = connection.receive();
         let cluster = answer.field("clusterId").ok_or_else(|| format!("no cluster in {}", answer.line()))?;
         self.names.bind("cluster", "clusterId", cluster.clone());
@@ -182,21 +185,29 @@ fn pause() {
 }
 
 /// One connection, with what was sent on it and not answered.
-struct Connection {
+pub struct Connection {
     stream: TcpStream,
     correlation_id: i32,
     waiting: VecDeque<(ApiKey, i16, i32)>,
 }
 
 impl Connection {
-    fn open(address: &str) -> Result<Connection, String> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn open(address: &str) -> Result<Connection, String> {
         let stream = TcpStream::connect(address).map_err(|error| format!("cannot connect to {address}: {error}"))?;
         stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         Ok(Connection { stream, correlation_id: 0, waiting: VecDeque::new() })
     }
 
-    fn send(&mut self, api: ApiKey, version: i16, fields: &Value) -> Result<(), String> {
+    /// Sends a request; [`Connection::receive`] gives its answer.
+    ///
+    /// # Errors
+    /// The fields do not fit the request. That the broker is gone is told by the answer.
+    pub fn send(&mut self, api: ApiKey, version: i16, fields: &Value) -> Result<(), String> {
         self.correlation_id += 1;
         let mut frame = Vec::new();
         frame.extend(api.code().to_be_bytes());
@@ -215,8 +226,16 @@ impl Connection {
         Ok(())
     }
 
-    fn ask(&mut self, api: ApiKey, version: i16, fields: Vec<(String, Value)>) -> Result<Value, String> {
-        self.send(api, version, &Value::Map(fields))?;
+    /// Sends a request that is written as in a script, and gives the answer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn call(&mut self, api: ApiKey, version: i16, fields: &str) -> Result<Value, String> {
+        self.ask(api, version, &Cursor::new(fields).value()?)
+    }
+
+    fn ask(&mut self, api: ApiKey, version: i16, fields: &Value) -> Result<Value, String> {
+        self.send(api, version, fields)?;
         match self.receive() {
             Value::Text(why) => Err(format!("{} was not answered: {why}", api.name())),
             answer => Ok(answer),
@@ -228,7 +247,7 @@ impl Connection {
         &mut self,
         api: ApiKey,
         version: i16,
-        fields: Vec<(String, Value)>,
+        fields: &Value,
         list: &str,
         field: &str,
     ) -> Result<Vec<Value>, String> {
@@ -239,14 +258,15 @@ impl Connection {
 
     /// Sends every member of a group away.
     fn empty(&mut self, group: &Value) -> Result<(), String> {
-        let answer =
-            self.ask(ApiKey::DescribeGroups, 4, vec![("groups".to_owned(), Value::List(vec![group.clone()]))])?;
+        let fields = map(vec![("groups", Value::List(vec![group.clone()]))]);
+        let answer = self.ask(ApiKey::DescribeGroups, 4, &fields)?;
         let Some(Value::List(members)) = answer.at("groups.0.members") else { return Ok(()) };
-        let field = |member: &Value, name: &str| (name.to_owned(), member.field(name).cloned().unwrap_or(Value::Null));
-        let members = members.iter().map(|it| Value::Map(vec![field(it, "memberId"), field(it, "groupInstanceId")]));
-        let fields =
-            vec![("groupId".to_owned(), group.clone()), ("members".to_owned(), Value::List(members.collect()))];
-        self.ask(ApiKey::LeaveGroup, 3, fields).map(drop)
+        let field = |member: &Value, name| member.field(name).cloned().unwrap_or(Value::Null);
+        let members = members.iter().map(|it| {
+            map(vec![("memberId", field(it, "memberId")), ("groupInstanceId", field(it, "groupInstanceId"))])
+        });
+        let fields = map(vec![("groupId", group.clone()), ("members", Value::List(members.collect()))]);
+        self.ask(ApiKey::LeaveGroup, 3, &fields).map(drop)
     }
 
     fn write(&mut self, frame: &[u8]) -> std::io::Result<()> {
@@ -256,7 +276,7 @@ impl Connection {
     }
 
     /// The next answer; a text says why there is none.
-    fn receive(&mut self) -> Value {
+    pub fn receive(&mut self) -> Value {
         let Some((api, version, correlation_id)) = self.waiting.pop_front() else { return word("nothing-was-asked") };
         let frame = match self.read() {
             Ok(frame) => frame,

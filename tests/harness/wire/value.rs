@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 /// Columns that a printed line may have.
 const WIDTH: usize = 118;
 
-/// Bytes that are printed in full; more are a length and a checksum.
-const BYTES_SHOWN_MAX: usize = 256;
+/// Bytes that are printed in full; of more, the number is.
+pub const BYTES_SHOWN_MAX: usize = 256;
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
