@@ -223,7 +223,8 @@ fn settings(shell: &Shell) {
         let told = &shell.json("config describe --topic tuned --json")[0];
         let told = told.as_array().expect("a list").clone();
         let own = told.into_iter().filter(|it| it["source"] == "topic");
-        own.map(|it| format!("{}={}", it["name"].as_str().unwrap(), it["value"].as_str().unwrap())).collect::<Vec<_>>()
+        own.map(|it| format!("{}={}", it["name"].as_str().expect("a name"), it["value"].as_str().expect("a value")))
+            .collect::<Vec<_>>()
     };
     assert!(of_topic().is_empty(), "a dry run changes nothing");
     let changed = shell.run("config set --topic tuned retention.ms=7 cleanup.policy+=compact").ok();

@@ -126,7 +126,7 @@ impl Life {
         let mut rows = Vec::new();
         for _ in 0..count {
             let chance = self.io.random_u64();
-            let row = (chance % 5, (chance % 3 > 0).then_some(chance));
+            let row = (chance % 5, (!chance.is_multiple_of(3)).then_some(chance));
             let (key, value) = (row.0.to_be_bytes(), row.1.map(|value| [value.to_be_bytes(); 8].concat()));
             builder.push(Timestamp::new(77), Some(&key), value.as_deref(), &[]).expect("a small batch");
             rows.push(row);

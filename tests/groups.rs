@@ -186,7 +186,7 @@ fn a_storm_of_members_that_never_sync_disturbs_nobody() {
         let fields = Cursor::new(&join("storm", "")).value().expect("a request");
         connection.send(ApiKey::JoinGroup, 3, &fields).expect("a request");
         storm.push(connection);
-        if storm.len() % 100 == 0 {
+        if storm.len().is_multiple_of(100) {
             let beat = format!("{{groupId: calm, generationId: 1, memberId: {id:?}}}");
             ok(calm.call(ApiKey::Heartbeat, 3, &beat).expect("an answer")).expect("the calm group stays");
         }
