@@ -401,3 +401,38 @@ fn a_swap_that_nothing_tells_of_is_caught() {
     });
     caught.expect("it is caught");
 }
+
+/// Simulated time that a pass takes, and the bytes that it read and wrote.
+fn pass_at(rate: Option<u64>) -> (Duration, u64) {
+    let simulator = Simulator::new(3);
+    let host = simulator.host("broker");
+    host.set_fault_model(BUFFERED);
+    let io = host.start_core();
+    let mut config = Story::new(0, BUFFERED).config;
+    config.cleaner.bytes_per_second = rate;
+    let future = {
+        let io = io.clone();
+        async move {
+            let (engine, log) = open(&io, &config).await?;
+            let life = Life { io: io.clone(), seen: Rc::default(), config, rounds: 1 };
+            for _ in 0..80 {
+                life.append(&log).await?;
+            }
+            engine.checkpoint().await.map_err(|error| error.to_string())?;
+            let begun = io.now();
+            let done = engine.compact().await.map_err(|error| error.to_string())?;
+            Ok((io.now().since(begun), done.bytes_read + done.bytes_written))
+        }
+    };
+    run(&host, future, &io).expect("it is compacted")
+}
+
+#[test]
+fn a_pass_keeps_to_its_rate() {
+    let (fast, bytes) = pass_at(None);
+    let rate = 20_000;
+    let (slow, same_bytes) = pass_at(Some(rate));
+    assert_eq!(bytes, same_bytes);
+    let least = Duration::from_millis(bytes * 1000 / rate);
+    assert!(slow >= least.mul_f64(0.9) && fast * 4 < slow, "{bytes} bytes at {rate} in {slow:?}, else {fast:?}");
+}

@@ -127,6 +127,7 @@ fn print_segment(
         _ => "-".to_owned(),
     };
     let state = match (&report.torn_tail, report.damage.len()) {
+        (None, 0) if segment.compacted_bytes.is_some() => "sound, compacted".to_owned(),
         (None, 0) => "sound".to_owned(),
         (Some(_), 0) => "torn tail".to_owned(),
         (_, places) => format!("{places} damaged"),
@@ -155,6 +156,7 @@ fn segment_json(log: &StoredLog, segment: &StoredSegment, report: &SegmentReport
         "log": log.name,
         "segment": segment.base_offset.get(),
         "file": segment.path.display().to_string(),
+        "compacted": segment.compacted_bytes.is_some(),
         "fileBytes": report.file_bytes,
         "batchBytes": report.batch_bytes,
         "batches": report.batches,
@@ -246,6 +248,9 @@ fn print_batch(stored: &StoredBatch<'_>, output: &mut impl Write) -> io::Result<
             batch.base_sequence()
         )?;
     }
+    if let Some(horizon) = batch.header().delete_horizon() {
+        write!(output, " tombstones go at {}", shown_time(horizon))?;
+    }
     let flags = [(batch.is_transactional(), " transactional"), (batch.is_control(), " control")];
     for (_, flag) in flags.iter().filter(|(set, _)| *set) {
         write!(output, "{flag}")?;
@@ -265,6 +270,7 @@ fn batch_json(stored: &StoredBatch<'_>) -> Value {
     put("records", json!(batch.record_count()));
     put("compression", json!(batch.compression().map_or("unknown", |codec| codec.name())));
     put("maxTimestamp", timestamp_json(batch.max_timestamp()));
+    put("deleteHorizon", batch.header().delete_horizon().map_or(Value::Null, timestamp_json));
     put("producerId", json!(batch.producer_id().get()));
     put("producerEpoch", json!(batch.producer_epoch().get()));
     put("baseSequence", json!(batch.base_sequence().get()));

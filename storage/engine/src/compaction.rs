@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_io::Monotonic;
@@ -41,8 +42,10 @@ use pass::Pass;
 
 /// Logs that are looked at before others run.
 const LOGS_PER_TURN: usize = 64;
-/// How long a log that cannot be compacted is left alone.
-const RETRY_AFTER: Duration = Duration::from_secs(600);
+/// How long a log is left alone that cannot be compacted because of what is in it.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(600);
+/// How long a log is left alone whose pass has failed for another reason.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a log needs for its compaction.
 pub(crate) struct Compaction {
@@ -76,7 +79,7 @@ pub(crate) struct Cleaner {
     candidates: RefCell<BTreeSet<LogId>>,
     /// Told when there is something new to do, or nothing more.
     changed: Notify,
-    is_stopped: Cell<bool>,
+    is_stopped: Rc<Cell<bool>>,
 }
 
 impl Cleaner {
@@ -117,17 +120,18 @@ impl Engine {
     /// The disk's. A log that is damaged is no error: it is left as it is, with a line in the log.
     pub async fn compact(&self) -> Result<Compacted, Error> {
         let mut all = Compacted::default();
-        while let Some((log, job)) = self.dirtiest().await? {
-            let done = self.compact_log(&log, job).await?;
-            all.bytes_read += done.bytes_read;
-            all.bytes_written += done.bytes_written;
-            all.records += done.records;
-            all.records_removed += done.records_removed;
-            all.segments_removed += done.segments_removed;
-            all.keys += done.keys;
-            all.key_bytes_max = all.key_bytes_max.max(done.key_bytes_max);
+        loop {
+            let dirty = self.dirty().await?;
+            if dirty.is_empty() {
+                return Ok(all);
+            }
+            for log in dirty {
+                // The last one took a while: much may have changed.
+                if let Some(job) = self.job_of(&log).await? {
+                    all.add(&self.compact_log(&log, job).await?);
+                }
+            }
         }
-        Ok(all)
     }
 
     /// Changes how the logs of this core are compacted, from the next pass on.
@@ -139,14 +143,11 @@ impl Engine {
         }
     }
 
-    /// The log that it is worth most for, and what is to be done there.
-    async fn dirtiest(&self) -> Result<Option<(Log, Job)>, Error> {
+    /// The logs that a pass is worth it for, the dirtiest first.
+    async fn dirty(&self) -> Result<Vec<Log>, Error> {
         let core = &self.inner.core;
-        if !core.cleaner.config.borrow().enabled || core.cleaner.is_stopped.get() {
-            return Ok(None);
-        }
         let candidates: Vec<LogId> = core.cleaner.candidates.borrow().iter().copied().collect();
-        let mut best: Option<(Log, Job)> = None;
+        let mut dirty: Vec<(u64, Log)> = Vec::new();
         for (number, id) in candidates.into_iter().enumerate() {
             if number % LOGS_PER_TURN == LOGS_PER_TURN - 1 {
                 core.io.yield_now().await;
@@ -155,13 +156,12 @@ impl Engine {
                 core.cleaner.candidates.borrow_mut().remove(&id);
                 continue;
             };
-            if let Some(job) = self.job_of(&log).await?
-                && best.as_ref().is_none_or(|(_, best)| best.ratio < job.ratio)
-            {
-                best = Some((log, job));
+            if let Some(job) = self.job_of(&log).await? {
+                dirty.push((job.ratio, log));
             }
         }
-        Ok(best)
+        dirty.sort_by_key(|(ratio, _)| std::cmp::Reverse(*ratio));
+        Ok(dirty.into_iter().map(|(_, log)| log).collect())
     }
 
     /// What is to be done about a log; nothing about one that is offline or could not be compacted lately.
@@ -169,7 +169,8 @@ impl Engine {
         let inner = &log.inner;
         let core = &self.inner.core;
         let may_be_tried = inner.compaction.retry_at.get().is_none_or(|at| core.io.now() >= at);
-        if log.offline().is_some() || !may_be_tried {
+        let is_off = !core.cleaner.config.borrow().enabled || core.cleaner.is_stopped.get();
+        if is_off || log.offline().is_some() || !may_be_tried {
             return Ok(None);
         }
         let now = Timestamp::new(core.io.wall_clock());
@@ -226,7 +227,7 @@ impl Engine {
         let mut pass = Pass {
             log: &log.inner,
             job,
-            pace: Pace::new(&core.io, config.bytes_per_second),
+            pace: Pace::new(&core.io, config.bytes_per_second, Rc::clone(&core.cleaner.is_stopped)),
             map_bytes_max: config.map_bytes_max,
             is_stopped: &is_stopped,
             done: Compacted::default(),
@@ -239,8 +240,8 @@ impl Engine {
         *log.inner.compaction.manifest.borrow_mut() = Some(manifest);
         match outcome {
             Ok(()) if has_moved => {}
-            // Nothing to gain for now: it is looked at again later.
-            Ok(()) => log.inner.compaction.retry_at.set(Some(core.io.now() + RETRY_AFTER)),
+            // The last flush is not in a checkpoint yet, or there is nothing to gain: it is looked at again later.
+            Ok(()) => log.inner.compaction.retry_at.set(Some(core.io.now() + config.backoff)),
             Err(error) => self.give_up(log, &error)?,
         }
         tracing::debug!(log = %log.name(), ?done, "compacted");
@@ -251,7 +252,9 @@ impl Engine {
     fn give_up(&self, log: &Log, error: &Error) -> Result<(), Error> {
         let core = &self.inner.core;
         core.dir.note_failure(error);
-        log.inner.compaction.retry_at.set(Some(core.io.now() + RETRY_AFTER));
+        let is_damaged = matches!(error, Error::Damaged { .. });
+        let pause = if is_damaged { DAMAGED_PAUSE } else { RETRY_AFTER };
+        log.inner.compaction.retry_at.set(Some(core.io.now() + pause));
         let is_expected = log.inner.state.borrow().deleted || core.cleaner.is_stopped.get();
         match error {
             _ if is_expected => Ok(()),

@@ -12,6 +12,7 @@ use heddle_record::{LogId, Offset, Origin, RecordBatch, Timestamp};
 use crate::admission::decompressed_body;
 use crate::archive::Age;
 use crate::checkpoint::read_checkpoint;
+use crate::compaction::{Manifest, read_manifest};
 use crate::data_dir::read_identity;
 use crate::error::Error;
 use crate::index::{OFFSET_ENTRY_LEN, TIME_ENTRY_LEN, decode_offset_index, decode_time_index};
@@ -35,6 +36,8 @@ pub struct StoredLog {
     pub segments: Vec<StoredSegment>,
     /// Up to here everything was flushed when the last checkpoint was written; `None` where there is no checkpoint.
     checkpointed: Option<Boundary>,
+    /// What is wrong with what compaction has written down.
+    compaction_damage: Option<Damage>,
 }
 
 /// A `.log` file.
@@ -44,6 +47,8 @@ pub struct StoredSegment {
     pub path: PathBuf,
     /// What its name says.
     pub base_offset: Offset,
+    /// Bytes that compaction has written; `None` if it has not written this segment.
+    pub compacted_bytes: Option<u64>,
     /// Where what is in it must be sound.
     trust: Trust,
 }
@@ -176,18 +181,22 @@ async fn read_log(io: &Io, path: &Path, points: &BTreeMap<LogId, (Age, Boundary)
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let ours = LogName::from_directory(&name);
     let checkpointed = ours.as_ref().and_then(|name| points.get(&name.id)).map(|(_, point)| *point);
-    let mut segments: Vec<StoredSegment> = io
-        .read_dir(path)
-        .await?
-        .into_iter()
-        .filter(|entry| entry.kind == EntryKind::File)
-        .filter_map(|entry| match SegmentFile::parse(&entry.name) {
-            Some((base_offset, SegmentFile::Log)) => {
-                Some(StoredSegment { path: path.join(&entry.name), base_offset, trust: Trust::Whole })
-            }
-            _ => None,
-        })
-        .collect();
+    let entries = io.read_dir(path).await?;
+    let files: Vec<String> =
+        entries.into_iter().filter(|entry| entry.kind == EntryKind::File).map(|entry| entry.name).collect();
+    let (manifest, compaction_damage) = match read_manifest(io, path).await {
+        Ok(manifest) => (manifest, None),
+        Err(Error::Damaged { path, position, reason, .. }) => {
+            (Manifest::default(), Some(Damage { path, position, reason }))
+        }
+        Err(error) => return Err(error),
+    };
+    let bases = files.iter().filter_map(|name| match SegmentFile::parse(name) {
+        Some((base_offset, SegmentFile::Log)) => Some(base_offset),
+        _ => None,
+    });
+    let mut segments: Vec<StoredSegment> =
+        bases.filter_map(|base_offset| StoredSegment::of(path, base_offset, &manifest, &files)).collect();
     if let Some(point) = checkpointed {
         for segment in &mut segments {
             segment.trust = match segment.base_offset.cmp(&point.segment) {
@@ -202,7 +211,7 @@ async fn read_log(io: &Io, path: &Path, points: &BTreeMap<LogId, (Age, Boundary)
         // Ours, and never checkpointed: a kill may have torn its end.
         last.trust = Trust::Below(0);
     }
-    Ok(StoredLog { path: path.to_owned(), name, segments, checkpointed })
+    Ok(StoredLog { path: path.to_owned(), name, segments, checkpointed, compaction_damage })
 }
 
 impl StoredLog {
@@ -222,6 +231,9 @@ impl StoredLog {
             reports.push((segment.clone(), report));
         }
         self.check_recovery_point(&mut reports);
+        if let (Some(found), Some((_, report))) = (&self.compaction_damage, reports.first_mut()) {
+            report.damage.push(found.clone());
+        }
         Ok(reports)
     }
 
@@ -236,7 +248,9 @@ impl StoredLog {
             Some(_) => {}
             None => {
                 let path = self.path.join(SegmentFile::Log.name(point.segment));
-                let segment = StoredSegment { path: path.clone(), base_offset: point.segment, trust: Trust::Whole };
+                let trust = Trust::Whole;
+                let segment =
+                    StoredSegment { path: path.clone(), base_offset: point.segment, compacted_bytes: None, trust };
                 let report =
                     SegmentReport { damage: vec![damage(&path, 0, "the file is missing".to_owned())], ..EMPTY };
                 reports.push((segment, report));
@@ -272,6 +286,24 @@ struct Landmark {
 }
 
 impl StoredSegment {
+    /// The segment of this base offset, among the `files` of its directory; `None` if a rewritten one stands for it. Where a
+    /// power cut came before a rewritten segment took its place, it is the rewritten one.
+    fn of(directory: &Path, base_offset: Offset, manifest: &Manifest, files: &[String]) -> Option<StoredSegment> {
+        let put = manifest.segments.iter().find(|put| put.base <= base_offset && base_offset < put.end);
+        if put.is_some_and(|put| put.base < base_offset) {
+            return None;
+        }
+        let cleaned = put.map(|put| layout::cleaned_file(put.base, put.generation));
+        let name = cleaned.filter(|name| files.contains(name)).unwrap_or_else(|| SegmentFile::Log.name(base_offset));
+        let compacted_bytes = put.map(|put| put.size);
+        Some(StoredSegment { path: directory.join(name), base_offset, compacted_bytes, trust: Trust::Whole })
+    }
+
+    /// Whether it has not taken its place yet: the index files are those of the segment that it replaces.
+    fn is_waiting(&self) -> bool {
+        self.path.file_name().is_some_and(|name| layout::parse_cleaned(&name.to_string_lossy()).is_some())
+    }
+
     /// Walks over all batches up to the first that does not fit, shows each to `visit`, and checks records and indexes.
     ///
     /// # Errors
@@ -316,6 +348,14 @@ impl StoredSegment {
                 Trust::Below(limit) if report.batch_bytes >= limit => report.torn_tail = Some(found),
                 _ => report.damage.push(found),
             }
+        }
+        if let Some(size) = self.compacted_bytes.filter(|size| *size != report.batch_bytes && report.damage.is_empty())
+        {
+            let reason = format!("there are {} bytes of batches, compaction wrote {size}", report.batch_bytes);
+            report.damage.push(damage(&self.path, report.batch_bytes, reason));
+        }
+        if self.is_waiting() {
+            return Ok(report);
         }
         self.check_offset_index(io, &landmarks, &mut report).await?;
         self.check_time_index(io, &landmarks, &mut report).await?;

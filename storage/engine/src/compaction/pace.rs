@@ -4,6 +4,7 @@
 //! long, so that traffic never has less than two thirds of the core.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_io::{Io, Monotonic};
@@ -14,6 +15,8 @@ const SLICE: Duration = Duration::from_micros(500);
 const BUSY: Duration = Duration::from_micros(100);
 /// How far the limit on bytes may be overdrawn before the next pause, in time.
 const OVERDRAFT: Duration = Duration::from_millis(10);
+/// The longest sleep: a broker that stops does not wait for a slow cleaner.
+const NAP: Duration = Duration::from_millis(50);
 
 /// One pass' pace.
 #[derive(Debug)]
@@ -23,13 +26,15 @@ pub(crate) struct Pace {
     bytes_per_second: Option<u64>,
     /// When all bytes so far are paid for.
     paid_at: Cell<Monotonic>,
+    /// Nothing is waited for any more.
+    is_stopped: Rc<Cell<bool>>,
 }
 
 impl Pace {
-    /// A pace of at most `bytes_per_second`, from now on.
-    pub(crate) fn new(io: &Io, bytes_per_second: Option<u64>) -> Pace {
-        let now = io.now();
-        Pace { io: io.clone(), slice_ends: Cell::new(now + SLICE), bytes_per_second, paid_at: Cell::new(now) }
+    /// A pace of at most `bytes_per_second`, from now on, until it is stopped.
+    pub(crate) fn new(io: &Io, bytes_per_second: Option<u64>, is_stopped: Rc<Cell<bool>>) -> Pace {
+        let (slice_ends, paid_at) = (Cell::new(io.now() + SLICE), Cell::new(io.now()));
+        Pace { io: io.clone(), slice_ends, bytes_per_second, paid_at, is_stopped }
     }
 
     /// Lets others run if the slice is over. Whoever computes calls this often.
@@ -53,8 +58,8 @@ impl Pace {
         let cost = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate.max(1));
         let paid_at = self.paid_at.get().max(now) + cost;
         self.paid_at.set(paid_at);
-        if paid_at.since(now) > OVERDRAFT {
-            self.io.sleep_until(paid_at).await;
+        while paid_at.since(self.io.now()) > OVERDRAFT && !self.is_stopped.get() {
+            self.io.sleep(paid_at.since(self.io.now()).min(NAP)).await;
         }
     }
 }

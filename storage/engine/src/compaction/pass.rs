@@ -63,6 +63,19 @@ pub struct Compacted {
     pub key_bytes_max: u64,
 }
 
+impl Compacted {
+    /// Adds what another pass has done.
+    pub(super) fn add(&mut self, other: &Compacted) {
+        self.bytes_read += other.bytes_read;
+        self.bytes_written += other.bytes_written;
+        self.records += other.records;
+        self.records_removed += other.records_removed;
+        self.segments_removed += other.segments_removed;
+        self.keys += other.keys;
+        self.key_bytes_max = self.key_bytes_max.max(other.key_bytes_max);
+    }
+}
+
 /// A pass under way.
 pub(super) struct Pass<'a> {
     pub(super) log: &'a Rc<LogInner>,

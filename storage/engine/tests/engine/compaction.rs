@@ -135,6 +135,57 @@ fn the_last_record_of_each_key_stays_where_it_was() {
 }
 
 #[test]
+fn what_a_cut_left_half_done_is_shown_as_it_will_be_and_brought_to_its_end() {
+    // Case 32.
+    run(|io| async move {
+        let home = home();
+        let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+        let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
+        for round in 0..60 {
+            put(&log, &format!("{}", round % 3), Some(&"v".repeat(100))).await;
+        }
+        seal(&log).await;
+        engine.checkpoint().await.unwrap();
+        let directory = home.path().join(log.name().directory().unwrap());
+        let before: Vec<_> = files(home.path(), log.name(), ".log");
+        let copies: Vec<_> = before.iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+        engine.compact().await.unwrap();
+        let (expected, _) = everything(&io, &log).await;
+        drop((engine, log));
+        settle(&io).await;
+        // As if the last steps had not been reached: the others are there again, and the new one waits.
+        let first = directory.join("00000000000000000000.log");
+        let generation = std::fs::read(directory.join("compaction")).unwrap()[32 + 24];
+        std::fs::rename(&first, directory.join(format!("00000000000000000000.{generation}.cleaned"))).unwrap();
+        std::fs::write(directory.join("00000000000000000000.9.cleaned"), b"a leftover").unwrap();
+        for (path, bytes) in copies.iter().filter(|(path, _)| !path.exists()) {
+            std::fs::write(path, bytes).unwrap();
+        }
+        let shown = find_logs(&io, home.path()).await.unwrap();
+        assert!(shown[0].segments[0].compacted_bytes.is_some() && shown[0].segments.len() < before.len());
+        verify(&io, home.path()).await;
+        let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+        let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
+        log.check_invariants();
+        assert_eq!(everything(&io, &log).await.0, expected);
+        assert!(files(home.path(), log.name(), ".cleaned").is_empty());
+        engine.close().await.unwrap();
+        drop((engine, log));
+        settle(&io).await;
+        verify(&io, home.path()).await;
+        // What compaction wrote down is needed: a log without it stays closed, as it is.
+        let manifest = directory.join("compaction");
+        std::fs::write(&manifest, b"rot").unwrap();
+        std::fs::remove_file(home.path().join("heddle.checkpoint.0")).unwrap();
+        let reports = find_logs(&io, home.path()).await.unwrap()[0].check(&io).await.unwrap();
+        assert!(!reports[0].1.is_sound());
+        let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+        assert!(is_damage(&engine.open_log(name("table", 0), compacted()).await.unwrap_err()));
+        assert_eq!(std::fs::read(&manifest).unwrap(), b"rot");
+    });
+}
+
+#[test]
 fn a_read_between_records_gives_the_next_batch() {
     // Case 57.
     run(|io| async move {
