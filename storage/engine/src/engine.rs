@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use heddle_io::sync::{Notify, Semaphore};
-use heddle_io::{EntryKind, Io, Monotonic};
+use heddle_io::{EntryKind, File, Io, Monotonic};
 use heddle_record::{LogId, Timestamp};
 
 use crate::checkpoint::{Busy, CheckpointTurn, inherited};
@@ -72,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) cleaner: Cleaner,
     /// Names in the data directory that are to become durable, and new directories that are to become so before.
     names: Group<Option<PathBuf>>,
+    /// Logs with something on disk that a start has found and that is to become durable.
+    found: Group<Found>,
     /// Directories of deleted logs that are removed at the same time.
     removals: Semaphore,
     /// Settings that a log was opened with lately: neighbours share theirs.
@@ -86,6 +88,15 @@ pub(crate) struct Core {
     watched: RefCell<VecDeque<(Weak<LogInner>, Monotonic)>>,
     /// Told when the upkeep has something to do before its time.
     upkeep: Notify,
+}
+
+/// What recovery found of a log and does not know to be durable.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// Segments with batches behind the recovery point.
+    pub(crate) files: Vec<File>,
+    /// The log's directory, if the name of a segment in it is new.
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// How long a log that met a full disk stays offline before it is tried again.
@@ -138,6 +149,7 @@ impl Engine {
             touched,
             cleaner: Cleaner::new(config.cleaner.clone()),
             names: Group::new(),
+            found: Group::new(),
             removals: Semaphore::new(REMOVALS_MAX),
             last_config: RefCell::default(),
             producer_id_expiration: Cell::new(config.producer_id_expiration),
@@ -491,6 +503,22 @@ impl Core {
             Ok(self.io.sync_dir(self.dir.path()).await?)
         };
         self.names.join(made, sync).await
+    }
+
+    /// Makes durable what recovery found of a log. All who ask at the same time share it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn sync_found(&self, found: Found) -> Result<(), Error> {
+        if found.files.is_empty() && found.directory.is_none() {
+            return Ok(());
+        }
+        let sync = async |all: Vec<Found>| {
+            let files: Vec<File> = all.iter().flat_map(|found| found.files.iter().cloned()).collect();
+            let directories: Vec<PathBuf> = all.into_iter().filter_map(|found| found.directory).collect();
+            Ok(self.io.sync_many(self.dir.path(), &files, &directories).await?)
+        };
+        self.found.join(found, sync).await
     }
 
     /// The settings, shared with the log that was opened before if they are the same.

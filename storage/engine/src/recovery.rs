@@ -21,7 +21,7 @@ use crate::archive::{LogSnapshot, SegmentSnapshot, StoredLog};
 use crate::checkpoint::{inherited, sound_snapshot};
 use crate::compaction::{Manifest, corrected, finish_swaps, read_manifest};
 use crate::config::PlantedBug;
-use crate::engine::Core;
+use crate::engine::{Core, Found};
 use crate::error::Error;
 use crate::index::{
     IndexBuilder, OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry, decode_offset_index, decode_time_index,
@@ -401,7 +401,7 @@ impl Recovery<'_> {
             state.roll();
         }
         self.remove_unreachable(state).await?;
-        self.settle(state, &touched).await
+        self.settle(state, touched).await
     }
 
     /// Where compaction may have left nothing behind the last batch, the log goes on with the next segment.
@@ -503,14 +503,10 @@ impl Recovery<'_> {
     }
 
     /// Makes durable what the scan found, and everything below it the new recovery point.
-    async fn settle(&self, state: &mut LogState, touched: &[File]) -> Result<(), Error> {
-        for file in touched {
-            self.core.device.flush(&self.core.io, file).await?;
-        }
+    async fn settle(&self, state: &mut LogState, touched: Vec<File>) -> Result<(), Error> {
         let unsynced = state.segments.iter().any(|segment| segment.on_disk && !segment.entry_synced);
-        if unsynced {
-            self.core.io.sync_dir(self.path).await?;
-        }
+        let directory = unsynced.then(|| self.path.to_owned());
+        self.core.sync_found(Found { files: touched, directory }).await?;
         for segment in &mut state.segments {
             segment.entry_synced = segment.on_disk;
         }
