@@ -87,6 +87,20 @@ fn a_folder_that_cannot_be_written_is_refused() {
     assert_refused(&refused(&file.join("data"), &[]), &[&file.display().to_string()]);
 }
 
+/// A file system in memory has no way around the page cache.
+#[test]
+fn a_log_device_that_the_file_system_cannot_have_is_refused() {
+    let data = tempfile::tempdir_in("/dev/shm").expect("a temporary folder in memory");
+    let fresh = data.path().join("new").join("fresh");
+    assert_refused(&refused(&fresh, &["--set", "log.device=direct"]), &["log.device", "tmpfs"]);
+    assert_eq!(listing(data.path()), Vec::<String>::new(), "a refused start leaves nothing behind");
+    let broker = Broker::start(&fresh, &["--set", "log.device=auto"]);
+    broker.stop();
+    let before = listing(data.path());
+    assert_refused(&refused(&fresh, &["--set", "log.device=direct"]), &["log.device", "tmpfs"]);
+    assert_eq!(listing(data.path()), before);
+}
+
 #[test]
 fn other_machines_are_let_in_only_on_purpose() {
     let data = data_dir();

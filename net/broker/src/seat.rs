@@ -123,6 +123,7 @@ async fn start(core: &Core) -> Result<Started, StartError> {
         return Err(StartError::NoListener);
     }
     let wanted = WantedIdentity { cluster_id: config.cluster_id.clone(), broker_id: config.broker_id };
+    DataDir::check_device(core.io(), &config.data_dir, config.engine.device).await?;
     let data_dir = DataDir::open(core.io(), &config.data_dir, &wanted).await?;
     let engine = core.open_engine(&data_dir).await?;
     let listeners: Vec<Listening> = bound.iter().map(|(_, listening)| listening.clone()).collect();

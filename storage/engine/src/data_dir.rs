@@ -81,6 +81,23 @@ struct Shared {
 }
 
 impl DataDir {
+    /// Refuses a log device that the file system cannot have, before anything is made there: asks the nearest directory
+    /// above `path` that exists.
+    ///
+    /// # Errors
+    /// [`Error::NoDirectWrites`]; what the system refuses.
+    pub async fn check_device(io: &Io, path: &Path, choice: DeviceChoice) -> Result<(), Error> {
+        if choice != DeviceChoice::Direct {
+            return Ok(());
+        }
+        let mut home = path;
+        while !io.exists(home).await? {
+            home = home.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        }
+        let traits = io.probe_disk(home).await?;
+        Device::choose(choice, &traits).map(drop)
+    }
+
     /// Opens the data directory at `path`, making it (and missing parents) if there is none.
     ///
     /// # Errors
