@@ -1,9 +1,11 @@
 //! A flush that fails (case 26): on a FUSE file system that answers fsync with EIO no ack follows, not even after the
-//! disk says that all is well again, and the log directory is offline. Needs `/dev/fuse` and the right to mount; `./check`
+//! disk says that all is well again, and the log directory is offline. And a disk that hangs: what lies elsewhere is served
+//! as before. Needs `/dev/fuse` and the right to mount; `./check`
 //! sets `HEDDLE_FUSE=required`, and then a machine without it fails this test.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
@@ -18,21 +20,29 @@ fn record(value: &str) -> Record {
     Record { key: None, value: Some(value.as_bytes().to_vec()), headers: BTreeMap::new(), timestamp }
 }
 
-#[test]
-fn no_ack_follows_a_failed_flush() {
-    let mountpoint = tempfile::tempdir().expect("a temporary folder");
-    let files = match FailingFs::mount(mountpoint.path()) {
-        Ok(files) => files,
+/// The file system, or nothing where there may be none.
+#[expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
+fn mount(at: &Path) -> Option<FailingFs> {
+    match FailingFs::mount(at) {
+        Ok(files) => Some(files),
         Err(error) => {
             let required = std::env::var("HEDDLE_FUSE").is_ok_and(|word| word == "required");
             assert!(!required, "FUSE is required here, and cannot be used: {error}");
             println!("NOT RUN: FUSE cannot be used here ({error})");
-            return;
+            None
         }
-    };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async {
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn no_ack_follows_a_failed_flush() {
+    let mountpoint = tempfile::tempdir().expect("a temporary folder");
+    let Some(files) = mount(mountpoint.path()) else { return };
+    runtime().block_on(async {
         let broker = Broker::start(&mountpoint.path().join("data"), &[]);
         let client = ClientBuilder::new(vec![broker.address.clone()]).build().await.expect("it answers");
         let controller = client.controller_client().expect("a controller");
@@ -58,6 +68,49 @@ fn no_ack_follows_a_failed_flush() {
         assert_eq!(failed_later, failed);
         broker.kill();
     });
+}
+
+/// One core, one partition whose disk answers nothing: readers of it, and everybody else, go on.
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_else() {
+    let mountpoint = tempfile::tempdir().expect("a temporary folder");
+    let Some(files) = mount(mountpoint.path()) else { return };
+    runtime().block_on(async {
+        let broker = Broker::start(&mountpoint.path().join("data"), &["--cores", "1"]);
+        let client = ClientBuilder::new(vec![broker.address.clone()]).build().await.expect("it answers");
+        let controller = client.controller_client().expect("a controller");
+        for topic in ["hung", "other"] {
+            controller.create_topic(topic, 1, 1, 10_000).await.expect("the topic is created");
+        }
+        let hung = client.partition_client("hung", 0, UnknownTopicHandling::Retry).await.expect("a leader");
+        let other = client.partition_client("other", 0, UnknownTopicHandling::Retry).await.expect("a leader");
+        for partition in [&hung, &other] {
+            let acked = partition.produce(vec![record("before")], Compression::NoCompression).await;
+            assert_eq!(acked.expect("an ack"), [0]);
+            assert_eq!(partition.fetch_records(0, 1..1_000_000, 1_000).await.expect("a fetch").0.len(), 1);
+        }
+
+        files.hang("hung-");
+        let mut late = std::pin::pin!(hung.produce(vec![record("late")], Compression::NoCompression));
+        tokio::time::timeout(Duration::from_secs(1), &mut late).await.expect_err("acked although the disk hangs");
+        for offset in 1..20 {
+            let acked = in_time(other.produce(vec![record("on")], Compression::NoCompression)).await;
+            assert_eq!(acked.expect("an ack"), [offset]);
+        }
+        assert_eq!(in_time(other.fetch_records(0, 1..1_000_000, 1_000)).await.expect("a fetch").0.len(), 20);
+        let again = ClientBuilder::new(vec![broker.address.clone()]).build().await.expect("new clients are served");
+        let reader = again.partition_client("hung", 0, UnknownTopicHandling::Retry).await.expect("a leader");
+        assert_eq!(in_time(reader.fetch_records(0, 1..1_000_000, 1_000)).await.expect("a fetch").0.len(), 1);
+
+        assert!(files.go_on() > 0, "something hung");
+        assert_eq!(in_time(late).await.expect("an ack"), [1]);
+        broker.stop();
+    });
+}
+
+/// Whoever does not need the disk that hangs is served while it does, however busy the machine is.
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it waits for the disk that hangs")
 }
 
 /// rskafka tries again for ever on a retriable error, so silence for two seconds counts as no ack.

@@ -1,9 +1,11 @@
 //! A disk that fills up, for real: on a small ext4 produces are refused without a lie, what is stored can be read, topics can
-//! be deleted although there is not a block left, and then all goes on by itself. Needs root for a loop device;
+//! be deleted although there is not a block left, and then all goes on by itself. And one that becomes read-only: it is read,
+//! and written again after its repair and a restart, with all that was acknowledged. Needs root for a loop device;
 //! `HEDDLE_LOOP=required` makes its absence a failure.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
@@ -29,23 +31,73 @@ async fn is_acked(partition: &PartitionClient, bytes: usize) -> bool {
     matches!(tokio::time::timeout(PATIENCE, produced).await, Ok(Ok(_)))
 }
 
+/// A small disk in `home`, or nothing where there may be none.
+#[expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
+fn small_disk(home: &Path) -> Option<LoopDisk> {
+    match LoopDisk::mount(home, DISK_BYTES) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            let required = std::env::var("HEDDLE_LOOP").is_ok_and(|word| word == "required");
+            assert!(!required, "a loop device is required here, and cannot be used: {error}");
+            println!("NOT RUN: a loop device cannot be used here ({error})");
+            None
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
 #[test]
 fn a_full_disk_refuses_and_goes_on_on_both_devices() {
     for device in ["direct", "buffered"] {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let disk = match LoopDisk::mount(home.path(), DISK_BYTES) {
-            Ok(disk) => disk,
-            Err(error) => {
-                let required = std::env::var("HEDDLE_LOOP").is_ok_and(|word| word == "required");
-                assert!(!required, "a loop device is required here, and cannot be used: {error}");
-                println!("NOT RUN: a loop device cannot be used here ({error})");
-                return;
-            }
-        };
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        runtime.block_on(fill_and_free(&disk, device));
+        let Some(disk) = small_disk(home.path()) else { return };
+        runtime().block_on(fill_and_free(&disk, device));
     }
+}
+
+#[test]
+fn a_disk_that_became_read_only_is_read_on_both_devices() {
+    for device in ["direct", "buffered"] {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let Some(disk) = small_disk(home.path()) else { return };
+        runtime().block_on(fail_and_repair(&disk, device));
+    }
+}
+
+async fn connect(broker: &Broker, topic: &str) -> PartitionClient {
+    let client = ClientBuilder::new(vec![broker.address.clone()]).build().await.expect("it answers");
+    client.partition_client(topic, 0, UnknownTopicHandling::Retry).await.expect("a leader")
+}
+
+async fn fail_and_repair(disk: &LoopDisk, device: &str) {
+    let data = disk.path().join("data");
+    let settings = ["--set", &format!("log.device={device}")];
+    let mut broker = Broker::start(&data, &settings);
+    let client = ClientBuilder::new(vec![broker.address.clone()]).build().await.expect("it answers");
+    client.controller_client().expect("a controller").create_topic("orders", 1, 1, 10_000).await.expect("a topic");
+    let orders = connect(&broker, "orders").await;
+    for _ in 0..10 {
+        assert!(is_acked(&orders, 10_000).await);
+    }
+    disk.fail().expect("ext4 can be told to fail");
+    assert!(!is_acked(&orders, RECORD_BYTES).await, "{device}: acked on a read-only disk");
+    let (records, _) = orders.fetch_records(0, 1..1_000_000, 1_000).await.expect("reads go on");
+    assert_eq!(records.len(), 10, "{device}");
+    // It says which file, or which folder, and what to do.
+    let path = data.display().to_string();
+    broker.wait_for(|line| (line.contains("offline") && line.contains(&path)).then_some(()));
+    broker.kill();
+
+    disk.repair().expect("it can be repaired");
+    let broker = Broker::start(&data, &settings);
+    let orders = connect(&broker, "orders").await;
+    let (records, _) = orders.fetch_records(0, 1..1_000_000, 1_000).await.expect("a fetch");
+    assert!(records.len() >= 10, "{device}: {} of 10 are there", records.len());
+    assert!(is_acked(&orders, RECORD_BYTES).await, "{device}: it goes on");
+    broker.kill();
 }
 
 async fn fill_and_free(disk: &LoopDisk, device: &str) {

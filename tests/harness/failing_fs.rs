@@ -1,5 +1,5 @@
-//! A file system in memory (FUSE) whose flushes fail on demand: what a disk that reports EIO on a cache flush looks like
-//! to the real binary over the real kernel. Holds files and folders only; no links, no permissions, no times.
+//! A file system in memory (FUSE) whose flushes fail, or whose writes and flushes hang, on demand: what a disk that reports
+//! EIO on a cache flush, or answers nothing for a while, looks like to the real binary over the real kernel. Holds files and folders only; no links, no permissions, no times.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -29,6 +29,19 @@ struct Switch {
     fail_flushes: AtomicBool,
     flushes: AtomicU64,
     failed: AtomicU64,
+    hang: Mutex<Hang>,
+}
+
+#[derive(Default)]
+struct Hang {
+    /// Writes and flushes below folders whose names begin with this are not answered.
+    folder: Option<String>,
+    waiting: Vec<Unanswered>,
+}
+
+enum Unanswered {
+    Write(ReplyWrite, u32),
+    Flush(ReplyEmpty),
 }
 
 impl FailingFs {
@@ -53,9 +66,40 @@ impl FailingFs {
         self.switch.fail_flushes.store(false, Ordering::SeqCst);
     }
 
+    /// From now on writes to files below a folder whose name begins with `folder`, and flushes of them, are not answered.
+    ///
+    /// # Panics
+    /// If a request has panicked.
+    pub fn hang(&self, folder: &str) {
+        self.switch.hang.lock().expect("no request panics").folder = Some(folder.to_owned());
+    }
+
+    /// The disk goes on, and answers everything that waited. How much that was.
+    ///
+    /// # Panics
+    /// If a request has panicked.
+    pub fn go_on(&self) -> usize {
+        let hang = std::mem::take(&mut *self.switch.hang.lock().expect("no request panics"));
+        let count = hang.waiting.len();
+        for unanswered in hang.waiting {
+            match unanswered {
+                Unanswered::Write(reply, len) => reply.written(len),
+                Unanswered::Flush(reply) => reply.ok(),
+            }
+        }
+        count
+    }
+
     /// How many flushes of files were asked for, and how many of them failed.
     pub fn flushes(&self) -> (u64, u64) {
         (self.switch.flushes.load(Ordering::SeqCst), self.switch.failed.load(Ordering::SeqCst))
+    }
+}
+
+impl Drop for FailingFs {
+    fn drop(&mut self) {
+        // Nobody may wait for what is unmounted.
+        self.go_on();
     }
 }
 
@@ -96,6 +140,17 @@ impl Nodes {
             Some(Node::Folder(_)) => Err(Errno::EISDIR),
             None => Err(Errno::ENOENT),
         }
+    }
+
+    /// Whether a file lies in a folder whose name begins with `prefix`.
+    fn is_below(&self, number: u64, prefix: &str) -> bool {
+        let entries = |folder: &u64| match self.by_number.get(folder) {
+            Some(Node::Folder(entries)) => Some(entries),
+            _ => None,
+        };
+        let named = self.by_number.keys().filter_map(entries).flatten();
+        let named = named.filter(|(name, _)| name.to_string_lossy().starts_with(prefix));
+        named.filter_map(|(_, folder)| entries(folder)).any(|inside| inside.values().any(|it| *it == number))
     }
 
     fn attributes(&self, number: u64) -> Result<FileAttr, Errno> {
@@ -162,7 +217,19 @@ impl Files {
         self.nodes.lock().expect("no request panics")
     }
 
-    fn flush(&self, reply: ReplyEmpty) {
+    /// Keeps a request unanswered if the file lies where the disk hangs; else gives the answer back.
+    fn hold(&self, nodes: &Nodes, number: u64, unanswered: Unanswered) -> Option<Unanswered> {
+        let mut hang = self.switch.hang.lock().expect("no request panics");
+        let is_hung = hang.folder.as_ref().is_some_and(|folder| nodes.is_below(number, folder));
+        if !is_hung {
+            return Some(unanswered);
+        }
+        hang.waiting.push(unanswered);
+        None
+    }
+
+    fn flush(&self, number: u64, reply: ReplyEmpty) {
+        let Some(Unanswered::Flush(reply)) = self.hold(&self.nodes(), number, Unanswered::Flush(reply)) else { return };
         self.switch.flushes.fetch_add(1, Ordering::SeqCst);
         if self.switch.fail_flushes.load(Ordering::SeqCst) {
             self.switch.failed.fetch_add(1, Ordering::SeqCst);
@@ -289,19 +356,25 @@ impl Filesystem for Files {
         reply: ReplyWrite,
     ) {
         let mut nodes = self.nodes();
-        answer!(reply, nodes.file(number.0), |bytes| {
-            let start = usize::try_from(offset).expect("64-bit");
-            let end = start + data.len();
-            if bytes.len() < end {
-                bytes.resize(end, 0);
+        match nodes.file(number.0) {
+            Ok(bytes) => {
+                let start = usize::try_from(offset).expect("64-bit");
+                let end = start + data.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[start..end].copy_from_slice(data);
             }
-            bytes[start..end].copy_from_slice(data);
-            reply.written(u32::try_from(data.len()).expect("the kernel sends less"));
-        });
+            Err(error) => return reply.error(error),
+        }
+        let len = u32::try_from(data.len()).expect("the kernel sends less");
+        if let Some(Unanswered::Write(reply, len)) = self.hold(&nodes, number.0, Unanswered::Write(reply, len)) {
+            reply.written(len);
+        }
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.flush(reply);
+    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.flush(number.0, reply);
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

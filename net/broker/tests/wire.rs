@@ -7,6 +7,7 @@ mod wire {
     pub(crate) mod connections;
     pub(crate) mod controller;
     pub(crate) mod data;
+    pub(crate) mod faults;
     pub(crate) mod fetch_sessions;
     pub(crate) mod groups;
     pub(crate) mod kafkas_answers;

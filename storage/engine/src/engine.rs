@@ -354,7 +354,11 @@ impl Engine {
     /// Brings logs back online that met a full or a read-only disk. Where it still is, the next append takes them offline
     /// again.
     pub async fn reopen_full_logs(&self) {
-        for id in self.inner.core.take_full() {
+        let full = self.inner.core.take_full();
+        if !full.is_empty() {
+            self.free_what_was_deleted().await;
+        }
+        for id in full {
             let Some(log) = self.log(id) else { continue };
             if log.inner.check_room().is_err() {
                 self.inner.core.note_full_quietly(id);
@@ -367,6 +371,15 @@ impl Engine {
                     tracing::error!(log = %log.name(), %error, "the log cannot be opened again and stays offline")
                 }
             }
+        }
+    }
+
+    /// What was deleted gives its space back once the file system has committed that.
+    async fn free_what_was_deleted(&self) {
+        let core = &self.inner.core;
+        match core.io.sync_dir(self.data_dir().path()).await {
+            Err(error) if !error.is_read_only() => core.dir.note_failure(&error.into()),
+            _ => {}
         }
     }
 

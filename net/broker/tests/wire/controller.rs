@@ -73,7 +73,7 @@ async fn producer_id(connection: &mut Connection) -> i64 {
     response.producer_id
 }
 
-async fn delete(connection: &mut Connection, name: &'static str) -> i16 {
+pub(super) async fn delete(connection: &mut Connection, name: &'static str) -> i16 {
     let request = DeleteTopicsRequest { topic_names: vec![name].into(), timeout_ms: 5_000, ..Default::default() };
     let answer = connection.call(5, &request).await;
     let response: DeleteTopicsResponse<'_> = answer.decode();
