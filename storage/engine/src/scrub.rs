@@ -80,11 +80,15 @@ impl LogInner {
     /// # Errors
     /// The disk's. Damage is noted and no error.
     async fn scrub_segment(self: &Rc<Self>, segment: Offset) -> Result<(), Error> {
+        // Compaction puts no other file in its place before this one is open; its length is what is known of it now.
+        let reader = self.readers.acquire(1).await;
         let size = self.state.borrow_mut().segment(segment).map(|segment| segment.size);
         let Some(size) = size.filter(|size| *size > 0) else { return Ok(()) };
         let path = self.file_key(segment, SegmentFile::Log).path(&self.path);
         let start = Boundary { offset: segment, segment, position: 0 };
-        let checked = match open_uncached(self.io(), &path).await {
+        let opened = open_uncached(self.io(), &path).await;
+        drop(reader);
+        let checked = match opened {
             Ok((file, direct)) => self.check_batches(file, start, size, Speed::Scrub { direct }).await,
             Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let reason = "the file is missing".to_owned();
