@@ -34,6 +34,9 @@ pub struct Life {
     pub number: i32,
     /// Batches of each producer.
     pub batches: u32,
+    /// Every batch is as long as every other, and the next life leads in the same epoch: what one life has left behind its
+    /// end fits behind what the next one appends.
+    pub alike: bool,
     /// Whether the engine is closed in the end.
     pub close: bool,
     /// The engine's settings.
@@ -86,7 +89,7 @@ impl Life {
     pub fn first() -> Life {
         // A log is idle as soon as nobody appends to it, so that a short life meets what comes of that.
         let engine = EngineConfig { checkpoint_busy_for: Duration::ZERO, ..EngineConfig::default() };
-        Life { number: 1, batches: 6, close: true, engine }
+        Life { number: 1, batches: 6, alike: false, close: true, engine }
     }
 
     /// The next one, shorter.
@@ -100,7 +103,8 @@ impl Life {
     /// [`Refused`] as soon as the engine refuses anything.
     pub async fn live(self, io: Io, history: Shared) -> Result<(), Refused> {
         let engine = open_engine(&io, self.engine.clone()).await?;
-        let world = World { io, engine, history, epoch: LeaderEpoch::new(self.number) };
+        let epoch = LeaderEpoch::new(if self.alike { 1 } else { self.number });
+        let world = World { io, engine, history, epoch, alike: self.alike };
         let first_producer = i64::from(self.number) * 100;
         let orders = world.open(name("orders", 1), small(2048)).await?;
         let relaxed = world.open(name("relaxed", 2), LogConfig { flush_messages: 50, ..small(1024) }).await?;
@@ -148,6 +152,7 @@ struct World {
     engine: Engine,
     history: Shared,
     epoch: LeaderEpoch,
+    alike: bool,
 }
 
 impl World {
@@ -205,7 +210,7 @@ impl World {
         let mut sequence = self.repeat_last(&log, producer).await?;
         let mut waiting = std::collections::VecDeque::new();
         for _ in 0..batches {
-            let records = 1 + self.io.random_u64() % 3;
+            let records = if self.alike { 1 } else { 1 + self.io.random_u64() % 3 };
             let batch = self.batch(producer, sequence, records);
             sequence = sequence.next(records as u32);
             let appended = log.append(batch.clone(), AppendOrigin::Client, self.epoch).await?;
@@ -306,7 +311,8 @@ impl World {
         let options = if producer.is_some() { idempotent } else { BatchOptions::default() };
         let mut builder = BatchBuilder::new(options);
         for _ in 0..records {
-            let (length, seed) = (50 + self.io.random_u64() % 200, self.io.random_u64() | 1);
+            let length = if self.alike { 150 } else { 50 + self.io.random_u64() % 200 };
+            let seed = self.io.random_u64() | 1;
             let value: Vec<u8> = (1..=length).map(|place| (seed.wrapping_mul(place) >> 40) as u8).collect();
             builder.push(Timestamp::new(self.io.wall_clock()), None, Some(&value), &[]).expect("a small batch");
         }
