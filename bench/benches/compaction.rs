@@ -9,7 +9,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use heddle_engine::{
     AppendOrigin, CleanupPolicy, Compacted, DataDir, DeviceChoice, Engine, EngineConfig, LogConfig, LogName,
@@ -107,7 +107,7 @@ async fn one_large_log(io: &Io, path: &Path, value_bytes: usize) {
         let records = fill(&engine, partition, value_bytes).await;
         let files = segments(&path.join(name(partition).directory().expect("a name")));
         let limit = probe(io, path, &files, records).await;
-        let begun = Instant::now();
+        let begun = heddle_bench::now();
         let done = engine.compact().await.expect("it is compacted");
         let taken = begun.elapsed();
         ratios.push(limit.as_secs_f64() / taken.as_secs_f64());
@@ -146,7 +146,7 @@ async fn probe(io: &Io, path: &Path, files: &[PathBuf], records: usize) -> Durat
     let keys: Vec<[u8; 16]> = (0..records).map(key).collect();
     let target = path.join("probe.tmp");
     let out = io.open(&target, OpenOptions::create().truncate()).await.expect("a file");
-    let begun = Instant::now();
+    let begun = heddle_bench::now();
     let mut sum = keys.iter().fold(0, |sum, key| sum ^ hasher.hash_one(&key[..]));
     let mut written = 0;
     for pass in 0..2 {
@@ -191,7 +191,7 @@ async fn many_small_logs(io: &Io, path: &Path) {
     }
     engine.checkpoint().await.expect("a checkpoint");
     for what in ["with a dirty segment each", "with nothing dirty", "with nothing dirty, again"] {
-        let begun = Instant::now();
+        let begun = heddle_bench::now();
         let done = engine.compact().await.expect("they are compacted");
         println!("{SMALL_LOGS} small logs {what}: {:.2?}, {} B written", begun.elapsed(), done.bytes_written);
     }

@@ -1,10 +1,11 @@
 //! What the comparisons in `benches/` measure on: record batches of known make.
 //!
-//! Owns the samples, so that every comparison sees the same bytes. It measures nothing itself.
+//! Owns the samples, so that every comparison sees the same bytes, and the clock. It measures nothing itself.
 //!
 //! - `record`: checksum, validation, iteration, the five codecs.
 //! - `codec`: Produce and Fetch, ours and the crate `kafka-protocol`.
 //! - `append`: a log of the engine and a plain file of `std::fs`, cached and durable.
+//! - `compaction`: a pass, beside reading, hashing and writing the same bytes.
 //! - `storage`: the engine on every backend and device, beside the physical limit.
 #![forbid(unsafe_code)]
 
@@ -43,4 +44,10 @@ fn noise(state: &mut u64) -> u8 {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     (*state >> 32) as u8
+}
+
+/// The time by the machine's clock: what a program that measures needs, whatever clock the cores have that it runs.
+#[expect(clippy::disallowed_methods, reason = "how long a call takes, also while the simulator's clock stands still")]
+pub fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use heddle_broker::config::{Machine, StartSettings};
 use heddle_broker::seats;
@@ -126,14 +126,14 @@ async fn fetch_often(io: Io, address: SocketAddr, partitions: i32) -> Cost {
         request.session_epoch = epoch;
         connection.fetch(&request).await;
     }
-    let (began, allocations) = (now(), ALLOCATIONS.load(Ordering::Relaxed));
+    let (began, allocations) = (heddle_bench::now(), ALLOCATIONS.load(Ordering::Relaxed));
     for _ in 0..FETCHES {
         request.session_epoch += 1;
         let (_, told) = connection.fetch(&request).await;
         assert_eq!(told, 0, "nothing changed");
     }
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
-    Cost { time: (now() - began) / FETCHES, allocations: allocations as f64 / f64::from(FETCHES) }
+    Cost { time: (heddle_bench::now() - began) / FETCHES, allocations: allocations as f64 / f64::from(FETCHES) }
 }
 
 struct Connection {
@@ -183,9 +183,4 @@ impl Connection {
             self.received.replace(received);
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long a call takes while the simulator's clock stands still")]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -20,9 +20,9 @@ use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use heddle_bench::batch;
+use heddle_bench::{batch, now};
 use heddle_engine::{
     AppendOrigin, DataDir, DeviceChoice, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName, ReadLimit,
     WantedIdentity,
@@ -207,11 +207,6 @@ fn exceeds(name: &str, what: &str, measured: Option<f64>, baseline: Option<f64>)
     let verdict = if exceeds { "TOO MANY" } else { "ok" };
     println!("{verdict:8} {measured:12.2} {what:12} (baseline {baseline:.2})  {name}");
     exceeds
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long a call takes while the simulator's clock stands still")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// The time that `work` takes.
