@@ -134,23 +134,18 @@ impl Log {
         let _turn = log.turn(batches.len()).await.map_err(AppendError::Offline)?;
         check_replicated(&batches, log.state.borrow().log_end)?;
 
-        let mut state = log.state.borrow_mut();
         let mut rest = batches;
         while !rest.is_empty() {
             let batch = RecordBatch::peek(&rest).expect("all batches were checked");
             let (header, len) = (*batch.header(), batch.len());
-            state.epochs.assign(header.partition_leader_epoch, header.base_offset);
+            let mut state = log.state.borrow_mut();
             state.roll_if_due(len as u64, header.last_offset(), now, &config);
             let bytes = log.take_in(&mut state, &rest[..HEADER_LEN], &rest.slice(HEADER_LEN..len));
-            state.place(len, bytes, header.last_offset(), header.max_timestamp, now, config.index_interval_bytes);
-            log.note_producer(&mut state, &header, now);
-            log.core.count_append(len as u64);
+            drop(state);
+            log.enter(&header, len, bytes, Timestamp::NONE, now);
             rest.advance(len);
         }
-        let offsets = state.offsets(&config);
-        drop(state);
-        log.start_writing();
-        Ok(offsets)
+        Ok(log.state.borrow().offsets(&config))
     }
 
     /// The log's name and identity.

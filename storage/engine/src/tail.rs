@@ -291,24 +291,28 @@ impl TailCache {
     /// Appends `bytes` at `position` of `segment`, where `tail` must be ready.
     pub(crate) fn append(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, position: u64, bytes: &[u8]) {
         debug_assert!(tail.borrow().is_ready(segment, position), "what is before it in its block is here");
-        let mut rest = bytes;
-        let filled = self.fill(tail, segment, position, bytes.len(), |buffer| {
-            let count = buffer.append(rest);
-            rest = &rest[count..];
-            Ok::<_, Infallible>(count)
-        });
-        let Ok(()) = filled;
+        self.put(tail, segment, position, bytes, AppendBuffer::append);
     }
 
     /// Stages `bytes` at `position` of `segment`, where `tail` must be ready, or behind what is staged.
     pub(crate) fn stage(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, position: u64, bytes: &[u8]) {
-        let mut rest = bytes;
-        let filled = self.fill(tail, segment, position, bytes.len(), |buffer| {
-            let count = buffer.stage(rest);
-            rest = &rest[count..];
+        self.put(tail, segment, position, bytes, AppendBuffer::stage);
+    }
+
+    /// Has `put` copy `bytes` into the buffers from `position` on, as many as fit at a time.
+    fn put(
+        &self,
+        tail: &Rc<RefCell<Tail>>,
+        segment: Offset,
+        position: u64,
+        mut bytes: &[u8],
+        put: impl Fn(&mut AppendBuffer, &[u8]) -> usize,
+    ) {
+        let Ok(()) = self.fill(tail, segment, position, bytes.len(), |buffer| {
+            let count = put(buffer, bytes);
+            bytes = &bytes[count..];
             Ok::<_, Infallible>(count)
         });
-        let Ok(()) = filled;
     }
 
     /// Stages `count` bytes at `position`, behind what is staged, that `receive` puts there: at most as many as it is told.

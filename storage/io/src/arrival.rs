@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::op::Op;
 use crate::os;
-use crate::socket::{Socket, SocketKind};
+use crate::socket::{Socket, SocketKind, socket_error};
 
 /// Bytes that a socket holds, to be received without waiting. Only its holder may receive from the socket.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Io {
             return Ok(None);
         }
         let descriptor = socket.descriptor();
-        let failed = |error| Error::from_std("receive from", &error).with_peer(socket.peer_addr());
+        let failed = |error| failed(socket, &error);
         if os::received_bytes(descriptor).map_err(failed)? < count {
             os::set_low_water(descriptor, count).map_err(failed)?;
             let _mark = LowWater(descriptor);
@@ -63,17 +63,23 @@ impl Arrived {
         self.left.get()
     }
 
-    /// Throws away what nobody has taken.
+    /// Throws the next `count` bytes away.
     ///
     /// # Errors
     /// The connection is over.
-    pub fn discard(&self) -> Result<()> {
-        while self.left.get() > 0 {
-            match os::discard(self.socket.descriptor(), self.left.get()) {
-                Ok(count) if count > 0 => self.took(count),
-                Ok(_) => return Err(self.failed(&std::io::ErrorKind::UnexpectedEof.into())),
-                Err(error) => return Err(self.failed(&error)),
-            }
+    ///
+    /// # Panics
+    /// If fewer are left.
+    pub fn discard(&self, mut count: usize) -> Result<()> {
+        self.check_left(count);
+        while count > 0 {
+            let gone = match os::discard(self.socket.descriptor(), count) {
+                Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                other => other,
+            };
+            let gone = gone.map_err(|error| failed(&self.socket, &error))?;
+            self.took(gone);
+            count -= gone;
         }
         Ok(())
     }
@@ -103,21 +109,25 @@ impl Arrived {
     /// # Safety
     /// `place` is valid for `count` bytes.
     pub(crate) unsafe fn receive_at(&self, place: *mut u8, count: usize) -> Result<()> {
-        assert!(count <= self.left.get(), "{count} bytes of {} that are left", self.left.get());
+        self.check_left(count);
         if count > 0 {
             // SAFETY: the caller vouches for the place.
             let received = unsafe { os::receive_there(self.socket.descriptor(), place, count) };
-            received.map_err(|error| self.failed(&error))?;
+            received.map_err(|error| failed(&self.socket, &error))?;
             self.took(count);
         }
         Ok(())
     }
 
+    fn check_left(&self, count: usize) {
+        assert!(count <= self.left.get(), "{count} bytes of {} that are left", self.left.get());
+    }
+
     fn took(&self, count: usize) {
         self.left.set(self.left.get() - count);
     }
+}
 
-    fn failed(&self, error: &std::io::Error) -> Error {
-        Error::from_std("receive from", error).with_peer(self.socket.peer_addr())
-    }
+fn failed(socket: &Socket, error: &std::io::Error) -> Error {
+    socket_error("receive from", socket, error)
 }

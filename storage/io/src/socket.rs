@@ -263,6 +263,6 @@ impl Future for Receiving {
     }
 }
 
-fn socket_error(operation: &'static str, socket: &Socket, error: &std::io::Error) -> Error {
+pub(crate) fn socket_error(operation: &'static str, socket: &Socket, error: &std::io::Error) -> Error {
     Error::from_std(operation, error).with_peer(socket.peer_addr())
 }

@@ -37,7 +37,7 @@ impl Rest {
 
     /// Throws away what nobody has taken.
     pub(super) fn discard(&self) -> Result<(), Error> {
-        self.arrived.discard()
+        self.arrived.discard(self.arrived.left())
     }
 
     /// Stages at most `count` bytes of the body in `buffer`; returns how many.
@@ -67,9 +67,7 @@ impl Rest {
     /// # Errors
     /// The connection is over; the frame does not end as its length promised.
     pub(crate) fn check_end(&self) -> Result<(), Refusal> {
-        while self.arrived.left() > self.behind {
-            let _ = self.arrived.receive((self.arrived.left() - self.behind).min(64 << 10))?;
-        }
+        self.arrived.discard(self.arrived.left() - self.behind)?;
         let end = self.arrived.receive(self.behind)?;
         match end.iter().rposition(|byte| *byte != 0) {
             None => Ok(()),
