@@ -328,12 +328,7 @@ pub(crate) struct ConfigSetArgs {
     #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) settings: Vec<(String, String)>,
     #[command(flatten)]
-    pub(crate) resource: ResourceArgs,
-    /// Only ask whether it would work
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    #[command(flatten)]
-    pub(crate) ask: AskArgs,
+    pub(crate) change: ConfigChangeArgs,
 }
 
 /// `heddle config delete`.
@@ -342,6 +337,13 @@ pub(crate) struct ConfigDeleteArgs {
     /// What to return to its default
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) change: ConfigChangeArgs,
+}
+
+/// Whose settings change, and how it is said.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigChangeArgs {
     #[command(flatten)]
     pub(crate) resource: ResourceArgs,
     /// Only ask whether it would work

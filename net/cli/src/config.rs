@@ -4,7 +4,7 @@ use heddle_client::{Client, Mode, Resource, Setting, SettingChange, SettingSourc
 use heddle_record::BrokerId;
 use serde_json::{Value, json};
 
-use crate::args::{ConfigCommand, ConfigDeleteArgs, ConfigDescribeArgs, ConfigSetArgs, ResourceArgs};
+use crate::args::{ConfigChangeArgs, ConfigCommand, ConfigDeleteArgs, ConfigDescribeArgs, ConfigSetArgs, ResourceArgs};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Table};
 use crate::session;
@@ -16,8 +16,10 @@ use crate::session;
 pub(crate) fn run(command: &ConfigCommand) -> anyhow::Result<()> {
     match command {
         ConfigCommand::Describe(args) => session::run(&args.ask.connect, async |client| describe(client, args).await),
-        ConfigCommand::Set(args) => session::run(&args.ask.connect, async |client| set(client, args).await),
-        ConfigCommand::Delete(args) => session::run(&args.ask.connect, async |client| delete(client, args).await),
+        ConfigCommand::Set(args) => session::run(&args.change.ask.connect, async |client| set(client, args).await),
+        ConfigCommand::Delete(args) => {
+            session::run(&args.change.ask.connect, async |client| delete(client, args).await)
+        }
     }
 }
 
@@ -37,7 +39,7 @@ async fn describe(client: &Client, args: &ConfigDescribeArgs) -> anyhow::Result<
     let resource = resource(&args.resource);
     let mut settings = client.admin().describe_settings(&resource).await?;
     if let Some(name) = args.names.iter().find(|name| !settings.iter().any(|it| it.name == **name)) {
-        return Err(unknown(client, &resource, name).await?.into());
+        return Err(unknown(&known(client, &resource).await?, &resource, name).into());
     }
     if args.names.is_empty() {
         settings.retain(|it| args.all || it.source != SettingSource::Default);
@@ -79,14 +81,13 @@ fn setting_json(setting: &Setting) -> Value {
 }
 
 async fn set(client: &Client, args: &ConfigSetArgs) -> anyhow::Result<()> {
-    let resource = resource(&args.resource);
+    let resource = resource(&args.change.resource);
     let changes: Vec<(String, SettingChange)> = args.settings.iter().map(|(name, value)| change(name, value)).collect();
     // A broker takes names that nobody knows; a typing error is found here.
-    for (name, _) in &changes {
-        let known = known(client, &resource).await?;
-        if !known.is_empty() && !known.contains(name) && nearest(name, known.iter().map(String::as_str)).is_some() {
-            return Err(unknown(client, &resource, name).await?.into());
-        }
+    let known = known(client, &resource).await?;
+    let is_error = |name: &String| !known.contains(name) && nearest(name, known.iter().map(String::as_str)).is_some();
+    if let Some((name, _)) = changes.iter().find(|(name, _)| is_error(name)) {
+        return Err(unknown(&known, &resource, name).into());
     }
     let lines = changes.iter().map(|(name, change)| match change {
         SettingChange::Append(value) => format!("{name} with {value}"),
@@ -94,7 +95,7 @@ async fn set(client: &Client, args: &ConfigSetArgs) -> anyhow::Result<()> {
         SettingChange::Set(value) => format!("{name}={value}"),
         SettingChange::Unset => format!("{name} at its default"),
     });
-    alter(client, &resource, &changes, lines.collect(), args.dry_run, args.ask.json).await
+    alter(client, &args.change, &changes, lines.collect()).await
 }
 
 /// `NAME=VALUE` comes in two pieces; a name that ends with `+` or `-` means an item of a list.
@@ -108,33 +109,32 @@ fn change(name: &str, value: &str) -> (String, SettingChange) {
 }
 
 async fn delete(client: &Client, args: &ConfigDeleteArgs) -> anyhow::Result<()> {
-    let resource = resource(&args.resource);
+    let resource = resource(&args.change.resource);
     // A value that nobody knows any more can be deleted, but what is neither known nor set is a typing error.
     let now = client.admin().describe_settings(&resource).await?;
     let known = known(client, &resource).await?;
     let is_there = |name: &String| known.contains(name) || now.iter().any(|it| it.name == *name);
     if let Some(name) = args.names.iter().find(|name| !is_there(name)) {
-        return Err(unknown(client, &resource, name).await?.into());
+        return Err(unknown(&known, &resource, name).into());
     }
     let changes: Vec<_> = args.names.iter().map(|name| (name.clone(), SettingChange::Unset)).collect();
     let lines = args.names.iter().map(|name| format!("{name} at its default")).collect();
-    alter(client, &resource, &changes, lines, args.dry_run, args.ask.json).await
+    alter(client, &args.change, &changes, lines).await
 }
 
 async fn alter(
     client: &Client,
-    resource: &Resource,
+    ConfigChangeArgs { resource: named, dry_run, ask }: &ConfigChangeArgs,
     changes: &[(String, SettingChange)],
     lines: Vec<String>,
-    dry_run: bool,
-    json: bool,
 ) -> anyhow::Result<()> {
-    let mode = if dry_run { Mode::ValidateOnly } else { Mode::Apply };
-    client.admin().alter_settings(resource, changes, mode).await?;
-    if json {
+    let resource = resource(named);
+    let mode = if *dry_run { Mode::ValidateOnly } else { Mode::Apply };
+    client.admin().alter_settings(&resource, changes, mode).await?;
+    if ask.json {
         return output::print_json(&json!({"resource": resource.to_string(), "changed": !dry_run, "now": lines}));
     }
-    let verb = if dry_run { "would become" } else { "now" };
+    let verb = if *dry_run { "would become" } else { "now" };
     output::print(&format!("{resource} {verb}: {}\n", lines.join(", ")))
 }
 
@@ -151,14 +151,13 @@ async fn known(client: &Client, resource: &Resource) -> anyhow::Result<Vec<Strin
     Ok(client.admin().describe_settings(&asked).await?.into_iter().map(|it| it.name).collect())
 }
 
-async fn unknown(client: &Client, resource: &Resource, name: &str) -> anyhow::Result<Failure> {
-    let known = known(client, resource).await?;
+fn unknown(known: &[String], resource: &Resource, name: &str) -> Failure {
     let suggestion = match nearest(name, known.iter().map(String::as_str)) {
         Some(near) if near == name => "it is not set here".to_owned(),
         Some(near) => format!("did you mean {near}?"),
         None => "`heddle config describe --all` names those there are".to_owned(),
     };
-    Ok(Failure::new(Exit::NotFound, format!("{name} is no setting of {resource}; {suggestion}")))
+    Failure::new(Exit::NotFound, format!("{name} is no setting of {resource}; {suggestion}"))
 }
 
 #[cfg(test)]
