@@ -6,17 +6,19 @@
 //! ```text
 //! fetch_session          50, 500 and 5,000 idle partitions
 //! ```
-#![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::print_stdout, reason = "what it finds is for reading")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../allocations.rs"]
+mod allocations;
+
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use allocations::CountingAllocator;
+use heddle_bench::now;
 use heddle_broker::config::{Machine, StartSettings};
 use heddle_broker::seats;
 use heddle_io::sim::Simulator;
@@ -32,26 +34,8 @@ const FETCHES: u32 = 2_000;
 /// The largest session may need so much more than the smallest.
 const GROWTH_MAX: f64 = 1.1;
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: allocation is the system's; this only counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) };
-    }
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 /// What one empty fetch costs.
 struct Cost {
@@ -126,14 +110,14 @@ async fn fetch_often(io: Io, address: SocketAddr, partitions: i32) -> Cost {
         request.session_epoch = epoch;
         connection.fetch(&request).await;
     }
-    let (began, allocations) = (heddle_bench::now(), ALLOCATIONS.load(Ordering::Relaxed));
+    let (began, allocations) = (now(), ALLOCATOR.count());
     for _ in 0..FETCHES {
         request.session_epoch += 1;
         let (_, told) = connection.fetch(&request).await;
         assert_eq!(told, 0, "nothing changed");
     }
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
-    Cost { time: (heddle_bench::now() - began) / FETCHES, allocations: allocations as f64 / f64::from(FETCHES) }
+    let allocations = ALLOCATOR.count() - allocations;
+    Cost { time: (now() - began) / FETCHES, allocations: allocations as f64 / f64::from(FETCHES) }
 }
 
 struct Connection {

@@ -11,17 +11,18 @@
 //! hot_paths time         nanoseconds of each path, as far as the machine is quiet
 //! hot_paths run PATH N   does a path N times: what valgrind is given
 //! ```
-#![expect(unsafe_code, reason = "an allocator that counts")]
 #![expect(clippy::print_stdout, reason = "what it finds is for reading")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../allocations.rs"]
+mod allocations;
+
 use std::fmt::Write;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use allocations::CountingAllocator;
 use heddle_bench::{batch, now};
 use heddle_engine::{
     AppendOrigin, DataDir, DeviceChoice, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName, ReadLimit,
@@ -59,32 +60,8 @@ const PATHS: [(&str, Repeat); 7] = [
     ("fetch 64 KiB at the end of a log", fetch),
 ];
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: allocation is the system's; this only counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) };
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(block, layout, size) }
-    }
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -139,9 +116,9 @@ fn per_repetition(cost: impl Fn(u64) -> Option<u64>) -> Option<f64> {
 }
 
 fn allocations(path: Repeat, count: u64) -> u64 {
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = ALLOCATOR.count();
     path(count);
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    ALLOCATOR.count() - before
 }
 
 /// What valgrind counts of a run of this program; `None` where there is no valgrind.
