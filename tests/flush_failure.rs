@@ -21,17 +21,8 @@ fn record(value: &str) -> Record {
 }
 
 /// The file system, or nothing where there may be none.
-#[expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
 fn mount(at: &Path) -> Option<FailingFs> {
-    match FailingFs::mount(at) {
-        Ok(files) => Some(files),
-        Err(error) => {
-            let required = std::env::var("HEDDLE_FUSE").is_ok_and(|word| word == "required");
-            assert!(!required, "FUSE is required here, and cannot be used: {error}");
-            println!("NOT RUN: FUSE cannot be used here ({error})");
-            None
-        }
-    }
+    heddle_tests::available("FUSE", "HEDDLE_FUSE", FailingFs::mount(at))
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -32,17 +32,8 @@ async fn is_acked(partition: &PartitionClient, bytes: usize) -> bool {
 }
 
 /// A small disk in `home`, or nothing where there may be none.
-#[expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
 fn small_disk(home: &Path) -> Option<LoopDisk> {
-    match LoopDisk::mount(home, DISK_BYTES) {
-        Ok(disk) => Some(disk),
-        Err(error) => {
-            let required = std::env::var("HEDDLE_LOOP").is_ok_and(|word| word == "required");
-            assert!(!required, "a loop device is required here, and cannot be used: {error}");
-            println!("NOT RUN: a loop device cannot be used here ({error})");
-            None
-        }
-    }
+    heddle_tests::available("a loop device", "HEDDLE_LOOP", LoopDisk::mount(home, DISK_BYTES))
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -29,3 +29,21 @@ pub fn thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> J
 pub fn pause(length: std::time::Duration) {
     std::thread::sleep(length);
 }
+
+/// What a test needs of the machine, if it could be had; else a line that says why the test does not run. Where the
+/// environment variable `variable` is `required`, that is a failure.
+///
+/// # Panics
+/// If it is required and could not be had.
+#[expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
+pub fn available<T>(what: &str, variable: &str, tried: Result<T, impl std::fmt::Display>) -> Option<T> {
+    match tried {
+        Ok(there) => Some(there),
+        Err(error) => {
+            let required = std::env::var(variable).is_ok_and(|word| word == "required");
+            assert!(!required, "{what} is required here, and cannot be used: {error}");
+            println!("NOT RUN: {what} cannot be used here ({error})");
+            None
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Every binary opens what earlier ones have written. `examples/write_fixture.rs` wrote each version, once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::harness::*;
 use heddle_engine::inspect::find_logs;
@@ -22,6 +22,16 @@ fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
+/// A copy of a fixture's data directory in `home`, with its checkpoint or without.
+fn copy_fixture(fixture: &Path, home: &Path, with_checkpoint: bool) -> PathBuf {
+    let path = home.join("data");
+    copy_directory(fixture, &path);
+    if !with_checkpoint {
+        std::fs::remove_file(path.join("heddle.checkpoint.0")).unwrap();
+    }
+    path
+}
+
 fn orders() -> LogName {
     let id = LogId { topic: TopicId::new([1; 16]), partition: PartitionIndex::new(0) };
     LogName { topic: "orders".to_owned(), id }
@@ -41,7 +51,7 @@ fn producer_batch(number: i32) -> heddle_io::Lease {
     finish(builder)
 }
 
-/// Both formats hold the same records.
+/// Every format holds the same records.
 async fn check_contents(io: &heddle_io::Io, path: &Path, log_start: i64) {
     let wanted =
         WantedIdentity { cluster_id: Some("Zml4dHVyZSBmb3JtYXQgMQ".into()), broker_id: Some(BrokerId::new(3)) };
@@ -78,11 +88,7 @@ fn every_format_opens_by_its_checkpoint_and_without_it() {
             let fixture = &fixture;
             async move {
                 let home = home();
-                let path = home.path().join("data");
-                copy_directory(fixture, &path);
-                if !with_checkpoint {
-                    std::fs::remove_file(path.join("heddle.checkpoint.0")).unwrap();
-                }
+                let path = copy_fixture(fixture, home.path(), with_checkpoint);
                 for log in find_logs(&io, &path).await.unwrap() {
                     assert!(log.check(&io).await.unwrap().iter().all(|(_, report)| report.is_sound()));
                 }
@@ -103,11 +109,7 @@ fn a_compacted_log_opens_by_its_checkpoint_and_without_it() {
             let (fixture, table) = (&fixture, table.clone());
             async move {
                 let home = home();
-                let path = home.path().join("data");
-                copy_directory(fixture, &path);
-                if !with_checkpoint {
-                    std::fs::remove_file(path.join("heddle.checkpoint.0")).unwrap();
-                }
+                let path = copy_fixture(fixture, home.path(), with_checkpoint);
                 let dir = DataDir::open(&io, &path, &WantedIdentity::default()).await.unwrap();
                 let engine = Engine::open(&io, dir, EngineConfig::default()).await.unwrap();
                 let log = engine.open_log(table, LogConfig::default()).await.unwrap();
