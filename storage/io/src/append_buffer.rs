@@ -17,8 +17,10 @@ use crate::buffer::{DIRECT_ALIGNMENT, Lease};
 use crate::error::Result;
 use crate::os;
 
-/// From this size on the memory is faulted in with one call instead of one fault for each page.
-const POPULATE_BYTES: usize = 1 << 20;
+/// A buffer of this size and more is faulted in by calls for so many bytes, each just before they are filled, instead of
+/// one fault for each page. One call for 2 MiB keeps the core for most of a millisecond; its pages have left the cache by
+/// the time they are filled.
+const POPULATE_BYTES: usize = 128 << 10;
 
 /// Block-aligned memory that is filled once, from its start to its end.
 pub struct AppendBuffer {
@@ -26,6 +28,8 @@ pub struct AppendBuffer {
     len: usize,
     /// Bytes behind `len` that are there and were not appended.
     staged: usize,
+    /// Bytes from the start whose pages are there.
+    populated: usize,
 }
 
 /// The memory of an append buffer. Bytes below what was appended are initialised and never written while anybody but the
@@ -52,6 +56,7 @@ impl AppendBuffer {
             block: Arc::new(Block::allocate(capacity.next_multiple_of(DIRECT_ALIGNMENT))),
             len: 0,
             staged: 0,
+            populated: 0,
         }
     }
 
@@ -89,6 +94,7 @@ impl AppendBuffer {
     /// Stages as many of `bytes` as fit; returns how many did.
     pub fn stage(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.spare());
+        self.populate(count);
         // SAFETY: `count` bytes fit there, no lease sees bytes there, and `bytes` cannot overlap them: whoever borrows
         // bytes of this block borrows bytes in front, or borrows the whole buffer.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.spare_start(), count) };
@@ -102,6 +108,7 @@ impl AppendBuffer {
     /// As [`Arrived::receive`].
     pub fn stage_arrived(&mut self, arrived: &Arrived, count: usize) -> Result<usize> {
         let count = count.min(self.spare()).min(arrived.left());
+        self.populate(count);
         // SAFETY: `count` bytes fit there, and no lease sees bytes there.
         unsafe { arrived.receive_at(self.spare_start(), count)? };
         self.staged += count;
@@ -122,6 +129,19 @@ impl AppendBuffer {
     /// Gives up what is staged.
     pub fn unstage(&mut self) {
         self.staged = 0;
+    }
+
+    /// Sees to the pages of the next `count` bytes, and of some more.
+    fn populate(&mut self, count: usize) {
+        let filled = self.len + self.staged + count;
+        if filled <= self.populated || self.capacity() < POPULATE_BYTES {
+            return;
+        }
+        let end = filled.next_multiple_of(POPULATE_BYTES).min(self.capacity());
+        // SAFETY: both ends are inside the block.
+        let start = unsafe { self.block.start.add(self.populated) };
+        os::populate(start, end - self.populated);
+        self.populated = end;
     }
 
     /// The first byte behind all that is there.
@@ -161,9 +181,6 @@ impl Block {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        if capacity >= POPULATE_BYTES {
-            os::populate(start, capacity);
-        }
         Block { start, capacity }
     }
 
