@@ -35,6 +35,11 @@ fn offsets_are_kept_as_written() {
 }
 
 #[test]
+fn every_phase_is_survived_as_written() {
+    run("group_phases.txt");
+}
+
+#[test]
 fn groups_are_shown_and_deleted_as_written() {
     run("group_views.txt");
 }
