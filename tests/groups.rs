@@ -40,11 +40,6 @@ fn free_port() -> u16 {
         .expect("a port is free")
 }
 
-/// Waits until the port is free again: the kernel takes a ring apart, and closes what it held, after the process is gone.
-fn wait_for_port(port: u16) {
-    insist("the port", || TcpListener::bind(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string()));
-}
-
 /// Tries until it works; the broker may be gone, or loading.
 fn insist<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let mut last = String::new();
@@ -127,7 +122,6 @@ fn kill_nine_takes_no_committed_offset_back_and_leaves_no_record_out() {
         pause(Duration::from_millis(37 * (round % 11)));
         let floor = ledger.committed();
         broker.kill();
-        wait_for_port(port);
         broker = start(data.path(), port);
         let partitions: Vec<i64> = (0..PARTITIONS).collect();
         let found =
@@ -256,7 +250,6 @@ fn five_thousand_partitions_are_committed_at_once() {
     assert_eq!(commit(&broker.address, 4_000), ["UNKNOWN_SERVER_ERROR".to_owned()].into(), "20 MB: Kafka's answer");
     assert_eq!(found(&broker.address), expected, "nothing of a commit that was refused");
     broker.kill();
-    wait_for_port(port);
     broker = start(data.path(), port);
     assert_eq!(found(&broker.address), expected, "what was answered outlives the process");
 }

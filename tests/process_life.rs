@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use heddle_tests::process::{Broker, refused};
+use heddle_tests::{pause, thread};
 
 fn data_dir() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
@@ -50,6 +51,26 @@ fn a_port_in_use_is_refused() {
     let fresh = data.path().join("fresh");
     assert_refused(&refused(&fresh, &["--listen", &address]), &[&address, "in use"]);
     assert!(!fresh.exists(), "a refused start leaves nothing behind: {:?}", listing(data.path()));
+}
+
+/// Whoever is killed is gone before its port is free: the next start waits for that.
+#[test]
+fn a_port_that_becomes_free_is_taken() {
+    let data = data_dir();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let leaving = thread(move || {
+        pause(Duration::from_millis(300));
+        drop(taken);
+    });
+    let mut broker = Broker::start(data.path(), &["--listen", &address]);
+    leaving.join().expect("it only waits");
+    for _ in 0..5 {
+        assert_eq!(broker.address, address);
+        broker.kill();
+        broker = Broker::start(data.path(), &["--listen", &address]);
+    }
+    broker.stop();
 }
 
 #[test]

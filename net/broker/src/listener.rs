@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heddle_io::{Io, ListenOptions, Listener, Socket};
+use heddle_io::{Io, ListenOptions, Listener, Monotonic, Socket};
 
 use crate::config::ListenerConfig;
 use crate::connection::{self, Session};
@@ -26,6 +26,12 @@ const BACKLOG: u32 = 1024;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(200);
 /// How long accepting pauses after any other failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long an address may be in use by somebody who is just going: after `kill -9` the kernel takes a ring apart, and with it
+/// what was bound, when the process is gone already.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is tried meanwhile.
+const TAKEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// EAFNOSUPPORT, which the standard library has no kind for.
 const ADDRESS_FAMILY_UNKNOWN: i32 = 97;
@@ -51,15 +57,16 @@ impl Listening {
     }
 }
 
-/// Binds every listener that the machine can have, on the first core.
+/// Binds every listener that the machine can have, on the first core. Waits for a moment where an address is in use.
 ///
 /// # Errors
 /// The address is in use, is not this machine's, or may not be bound.
 pub(crate) async fn bind(io: &Io, configs: &[ListenerConfig]) -> Result<Vec<(Listener, Listening)>, StartError> {
     let mut bound = Vec::new();
+    let patient_until = io.now() + TAKEN_PATIENCE;
     for config in configs {
         let address = resolve(io, config).await?;
-        match io.listen(address, ListenOptions { reuse_port: false, backlog: BACKLOG }) {
+        match listen(io, address, patient_until).await {
             Ok(listener) => {
                 let (name, advertised) = (config.name.clone(), config.advertised.clone());
                 let listening = Listening { name, address: listener.local_addr(), advertised };
@@ -72,6 +79,17 @@ pub(crate) async fn bind(io: &Io, configs: &[ListenerConfig]) -> Result<Vec<(Lis
         }
     }
     Ok(bound)
+}
+
+async fn listen(io: &Io, address: SocketAddr, patient_until: Monotonic) -> Result<Listener, heddle_io::Error> {
+    loop {
+        match io.listen(address, ListenOptions { reuse_port: false, backlog: BACKLOG }) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && io.now() < patient_until => {
+                io.sleep(TAKEN_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Whether the machine has no such address, or none of its kind (no IPv6).

@@ -181,6 +181,37 @@ fn connections_are_counted_in_and_out() {
     });
 }
 
+/// The limit for one address is that address's own: another one is let in, and so is the first once somebody of it has left.
+#[test]
+fn connections_of_one_address_have_a_limit_of_their_own() {
+    for cores in [1, 3] {
+        let world = World::new(10, cores, &[("max.connections.per.ip", "2")]);
+        let (one, address) = (world.io.clone(), world.address);
+        let two = world.simulator.host("another client").start_core();
+        world.run(async move {
+            let request = ApiVersionsRequest { client_software_name: "test", client_software_version: "1" };
+            let mut open = Vec::new();
+            for io in [&one, &one, &two, &two] {
+                let mut connection = World::connect(io.clone(), address).await;
+                connection.call(3, &request).await;
+                open.push(connection);
+            }
+            for io in [&one, &two] {
+                assert!(World::connect(io.clone(), address).await.is_closed().await, "a third one of an address");
+            }
+            for connection in &mut open {
+                connection.call(3, &request).await;
+            }
+            drop(open.remove(0));
+            one.sleep(Duration::from_secs(1)).await;
+            let mut connection = World::connect(one.clone(), address).await;
+            connection.call(3, &request).await;
+            assert!(World::connect(one, address).await.is_closed().await, "again one too many");
+            assert!(World::connect(two, address).await.is_closed().await, "nobody of this address has left");
+        });
+    }
+}
+
 /// A limit that is changed while the broker runs counts for whoever comes next, also after a restart.
 #[test]
 fn a_limit_that_changes_counts_at_once() {
