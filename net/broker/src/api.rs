@@ -73,8 +73,8 @@ pub(crate) struct Api {
 
 /// How an API is served.
 pub(crate) enum Handler {
-    /// Produce: takes its place in the logs at once, and is answered when the logs say so. Consecutive ones on one
-    /// connection overlap.
+    /// Produce and OffsetCommit: takes its place in the logs at once, and is answered when the logs say so. Consecutive
+    /// ones of the same kind overlap on one connection.
     Overlapping,
     /// Everything else: starts when the answer before it is ready.
     Alone(for<'a> fn(&'a Call) -> Handling<'a>),
@@ -101,7 +101,7 @@ pub(crate) static TABLE: [Api; 39] = [
     alone!(Fetch, 4..=18, fetch),
     alone!(ListOffsets, 1..=11, list_offsets),
     alone!(Metadata, 0..=13, metadata),
-    alone!(OffsetCommit, 2..=10, offset_commit),
+    Api { key: ApiKey::OffsetCommit, versions: 2..=10, advertised_min: 2, handler: Handler::Overlapping },
     alone!(OffsetFetch, 1..=10, offset_fetch),
     alone!(FindCoordinator, 0..=6, find_coordinator),
     alone!(JoinGroup, 0..=9, join_group),
@@ -137,6 +137,59 @@ pub(crate) static TABLE: [Api; 39] = [
     alone!(ListConfigResources, 0..=1, list_config_resources),
     alone!(DescribeTopicPartitions, 0..=0, describe_topic_partitions),
 ];
+
+/// A request that has its place, and is not answered yet.
+pub(crate) enum Pending {
+    Produce(produce::Pending),
+    Commit(Box<offset_commit::Pending>),
+}
+
+impl Pending {
+    /// Gives a request its place: those that begin one after the other are decided on in that order.
+    ///
+    /// # Errors
+    /// The bytes are no such request.
+    ///
+    /// # Panics
+    /// When the API does not overlap.
+    pub(crate) async fn begin(call: Call) -> Result<Self, Refusal> {
+        match call.key {
+            ApiKey::Produce => Ok(Self::Produce(produce::begin(call).await?)),
+            ApiKey::OffsetCommit => Ok(Self::Commit(Box::new(offset_commit::begin(call).await?))),
+            key => unreachable!("{key:?} does not overlap"),
+        }
+    }
+
+    /// Which API it is.
+    pub(crate) fn key(&self) -> ApiKey {
+        match self {
+            Self::Produce(_) => ApiKey::Produce,
+            Self::Commit(_) => ApiKey::OffsetCommit,
+        }
+    }
+
+    /// Waits until it is known what is to be answered.
+    pub(crate) async fn settle(&mut self) {
+        match self {
+            Self::Produce(pending) => pending.settle().await,
+            Self::Commit(pending) => pending.settle().await,
+        }
+    }
+
+    /// Writes the answer; of a produce that wants none, nothing.
+    ///
+    /// # Errors
+    /// The connection is to be closed instead.
+    ///
+    /// # Panics
+    /// Before [`Pending::settle`] is done.
+    pub(crate) fn respond(&self, writer: &mut Writer) -> Result<(), Refusal> {
+        match self {
+            Self::Produce(pending) => pending.respond(writer),
+            Self::Commit(pending) => pending.respond(writer),
+        }
+    }
+}
 
 /// Topics, replicas or settings that one request about metadata may name, and settings that one answer may show.
 const NAMES_MAX: usize = 100_000;

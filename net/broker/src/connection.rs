@@ -7,8 +7,9 @@
 //!   receiver.rs: socket ──▶ frames ──▶ take (here) ──▶ outbox.rs ──▶ writer.rs: socket
 //! ```
 //!
-//! Produces that follow each other overlap: each takes its place in the logs, in order, and its answer is awaited by
-//! the writer. Any other request starts when the answer before it is ready, as Kafka's clients expect.
+//! Produces that follow each other overlap, and so do commits of offsets: each takes its place in the logs, in order, and
+//! its answer is awaited by the writer. Any other request starts when the answer before it is ready, as Kafka's clients
+//! expect.
 
 mod outbox;
 mod receiver;
@@ -23,7 +24,7 @@ use heddle_io::{Lease, Socket};
 use heddle_protocol::frame::RequestStart;
 use heddle_protocol::{ApiKey, Message as _, Reader, RequestHeader};
 
-use crate::api::{self, Api, Call, Handler, Refusal};
+use crate::api::{self, Api, Call, Handler, Pending, Refusal};
 use crate::concurrently;
 use crate::config::PlantedPanic;
 use crate::core::Core;
@@ -71,8 +72,8 @@ async fn answer(core: &Core, session: &Rc<Session>, frame: Frame, outbox: &Outbo
     session.request_taken();
     match opened {
         Opened::Served(Api { handler: Handler::Overlapping, .. }) => {
-            let pending = api::produce::begin(call).await?;
-            outbox.push(Queued::Produce(pending, frame.charge));
+            outbox.settled_but(call.key).await;
+            outbox.push(Queued::Pending(Pending::begin(call).await?, frame.charge));
         }
         Opened::Served(Api { handler: Handler::Alone(handle), .. }) => {
             outbox.settled().await;

@@ -3,10 +3,11 @@
 //! Owns their list, and the way of an answer that has to wait for other members back to the core that asked. Decides
 //! nothing: [`heddle_cluster::group`] does.
 //!
-//! A request goes to the core that owns the group's partition as a letter. Whatever can be answered as soon as the disk
-//! has it is answered in the reply; a JoinGroup or SyncGroup that waits for others is only noted, so that its letter's
-//! credit is free again, and its answer comes in a letter of its own.
+//! A request of this core is decided by a call, one of another core as a letter. What waits for the disk or for other
+//! members is only noted, so that the letter's credit is free again; answers that come at the same time go to the core that
+//! asked in one letter of their own.
 
+mod gathered;
 mod office;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,7 @@ use heddle_protocol::ErrorCode;
 use heddle_record::{LogId, PartitionIndex, TopicId};
 
 use crate::core::Core;
+use crate::guard;
 use crate::mailbox::CoreIndex;
 use crate::message::{GroupAnswersRequest, GroupReply, GroupRequest};
 use crate::partition::Partition;
@@ -35,7 +37,7 @@ pub(crate) struct Coordinators {
     offices: RefCell<BTreeMap<PartitionIndex, Rc<Office>>>,
     /// The offsets topic that they belong to.
     topic: Cell<TopicId>,
-    /// Requests of this core's connections that wait for other members, by number.
+    /// Requests of this core's connections to coordinators of other cores, by number.
     held: RefCell<BTreeMap<u64, OneshotSender<Response>>>,
     next: Cell<u64>,
 }
@@ -48,7 +50,7 @@ pub(crate) struct Asker {
     pub(crate) number: u64,
 }
 
-/// A request that may have to wait for others; forgotten when this drops.
+/// A request to a coordinator on another core; forgotten when this drops.
 pub(crate) struct Held {
     core: Core,
     pub(crate) asker: Asker,
@@ -124,27 +126,46 @@ impl Coordinators {
         self.offices.borrow().values().cloned().collect()
     }
 
-    /// Serves a request about a group of one partition.
-    pub(crate) async fn serve(&self, core: &Core, request: GroupRequest) -> GroupReply {
-        let office = self.offices.borrow().get(&request.partition).cloned();
-        match office {
-            Some(office) => office.serve(core, Some(request.asker), request.command).await,
-            None => GroupReply::Answered(Response::Gone(ErrorCode::NotCoordinator)),
-        }
+    fn office(&self, partition: PartitionIndex) -> Result<Rc<Office>, Response> {
+        self.offices.borrow().get(&partition).cloned().ok_or(Response::Gone(ErrorCode::NotCoordinator))
+    }
+
+    /// Decides a request of this core about a group of one partition.
+    ///
+    /// # Errors
+    /// The answer, where there is nothing to wait for.
+    pub(crate) fn ask(
+        &self,
+        core: &Core,
+        partition: PartitionIndex,
+        command: Command,
+    ) -> Result<OneshotReceiver<Response>, Response> {
+        guard::guarded_call(|| self.office(partition)?.ask(core, command))
+    }
+
+    /// Decides a request of another core.
+    pub(crate) fn serve(&self, core: &Core, request: GroupRequest) -> GroupReply {
+        let served =
+            self.office(request.partition).and_then(|office| office.serve(core, request.asker, request.command));
+        served.map_or_else(GroupReply::Answered, |()| GroupReply::Held)
     }
 
     /// The groups of all partitions here.
     pub(crate) async fn list(&self, core: &Core, filter: Filter) -> Result<Vec<Listed>, ErrorCode> {
         let mut groups = Vec::new();
         for office in self.all() {
-            match office.serve(core, None, Command::List(filter.clone())).await {
-                GroupReply::Answered(Response::List(listed)) => groups.extend(listed),
-                GroupReply::Answered(Response::Gone(ErrorCode::CoordinatorLoadInProgress)) => {
+            let answer = match office.ask(core, Command::List(filter.clone())) {
+                Ok(answer) => answer.await.unwrap_or(Response::Gone(ErrorCode::NotCoordinator)),
+                Err(response) => response,
+            };
+            match answer {
+                Response::List(listed) => groups.extend(listed),
+                Response::Gone(ErrorCode::CoordinatorLoadInProgress) => {
                     return Err(ErrorCode::CoordinatorLoadInProgress);
                 }
                 // Another broker has them now.
-                GroupReply::Answered(Response::Gone(_)) => {}
-                _ => unreachable!("a list is answered at once, and in kind"),
+                Response::Gone(_) => {}
+                _ => unreachable!("a list is answered in kind"),
             }
         }
         Ok(groups)

@@ -290,7 +290,7 @@ impl Core {
             Request::EpochEnds(request) => Reply::EpochEnds(self.inner.partitions.epoch_ends(&request)),
             Request::Producers(request) => Reply::Producers(self.inner.partitions.producers(&request)),
             Request::Sizes(request) => Reply::Sizes(self.inner.partitions.sizes(&request)),
-            Request::Group(request) => Reply::Group(self.inner.coordinators.serve(self, *request).await),
+            Request::Group(request) => Reply::Group(self.inner.coordinators.serve(self, *request)),
             Request::GroupAnswers(request) => {
                 self.inner.coordinators.tell(request.0);
                 Reply::GroupAnswers(())

@@ -41,6 +41,14 @@ pub(crate) async fn guarded<F: Future>(future: F) -> F::Output {
     .await
 }
 
+/// Runs `act`, as part of a task that is not guarded: a panic in it ends the process.
+pub(crate) fn guarded_call<T>(act: impl FnOnce() -> T) -> T {
+    let fuse = Fuse;
+    let done = act();
+    std::mem::forget(fuse);
+    done
+}
+
 /// Ends the process if it is dropped by an unwinding stack.
 struct Fuse;
 

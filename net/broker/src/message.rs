@@ -77,7 +77,7 @@ letters! {
     Sizes(SizesRequest) -> Vec<Result<u64, ErrorCode>>;
     /// Ask the coordinator of a group.
     Group(Box<GroupRequest>) -> GroupReply;
-    /// Give answers to requests of the asked core that waited for other members.
+    /// Give answers to requests of the asked core that waited.
     GroupAnswers(GroupAnswersRequest) -> ();
     /// List the groups of the asked core.
     GroupList(Filter) -> Result<Vec<Listed>, ErrorCode>;
@@ -349,7 +349,7 @@ pub(crate) struct SizesRequest {
 pub(crate) struct GroupRequest {
     /// The group's partition of the offsets topic.
     pub(crate) partition: PartitionIndex,
-    /// Where the answer goes if it has to wait for other members.
+    /// Where the answer goes if it has to wait, for the disk or for other members.
     pub(crate) asker: Asker,
     pub(crate) command: GroupCommand,
 }
@@ -358,7 +358,7 @@ pub(crate) struct GroupRequest {
 pub(crate) enum GroupReply {
     /// Its answer.
     Answered(GroupResponse),
-    /// It waits for other members: its answer comes with a [`GroupAnswersRequest`].
+    /// It waits: its answer comes with a [`GroupAnswersRequest`].
     Held,
 }
 

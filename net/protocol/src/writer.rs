@@ -36,6 +36,12 @@ impl Writer {
         Writer { bytes: Vec::new(), gaps: Vec::new() }
     }
 
+    /// Forgets all that was written; keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.gaps.clear();
+    }
+
     /// The bytes written so far, gaps left out.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

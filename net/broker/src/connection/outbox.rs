@@ -6,9 +6,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use heddle_io::sync::Notify;
+use heddle_protocol::ApiKey;
 
 use super::receiver::Charge;
-use crate::api::{Answer, Part, produce};
+use crate::api::{Answer, Part, Pending};
 
 /// Bytes in memory of ready answers that may wait before the next request is taken.
 const READY_BYTES_MAX: usize = 1 << 20;
@@ -17,9 +18,9 @@ const READY_BYTES_MAX: usize = 1 << 20;
 pub(crate) enum Queued {
     /// It can be sent.
     Ready(Answer),
-    /// The logs have the records, but are not yet as sure of them as the producer asked. The receive budget is held
-    /// until then: the frame's bytes may still be wanted.
-    Produce(produce::Pending, Charge),
+    /// The logs have the records, but are not yet as sure of them as was asked. The receive budget is held until then:
+    /// the frame's bytes may still be wanted.
+    Pending(Pending, Charge),
 }
 
 /// The queue. One task at each end.
@@ -29,6 +30,8 @@ pub(crate) struct Outbox {
     answers_max: usize,
     /// Answers that were queued and are not ready, the one that the writer waits for included.
     unready: Cell<usize>,
+    /// Of which API those are.
+    unready_key: Cell<ApiKey>,
     ready_bytes: Cell<usize>,
     closed: Cell<bool>,
     /// Something was queued, or the queue was closed.
@@ -44,6 +47,7 @@ impl Outbox {
             answers_max,
             queue: RefCell::default(),
             unready: Cell::new(0),
+            unready_key: Cell::new(ApiKey::Produce),
             ready_bytes: Cell::new(0),
             closed: Cell::new(false),
             filled: Notify::new(),
@@ -65,11 +69,21 @@ impl Outbox {
         }
     }
 
+    /// Waits until every queued answer is ready but those of one API.
+    pub(crate) async fn settled_but(&self, key: ApiKey) {
+        if self.unready_key.get() != key {
+            self.settled().await;
+        }
+    }
+
     /// Queues the answer to the next request.
     pub(crate) fn push(&self, queued: Queued) {
         match &queued {
             Queued::Ready(answer) => self.ready_bytes.set(self.ready_bytes.get() + memory_bytes(answer)),
-            Queued::Produce(..) => self.unready.set(self.unready.get() + 1),
+            Queued::Pending(pending, _) => {
+                self.unready.set(self.unready.get() + 1);
+                self.unready_key.set(pending.key());
+            }
         }
         self.queue.borrow_mut().push_back(queued);
         self.filled.notify_all();
@@ -86,7 +100,7 @@ impl Outbox {
         let mut next = self.next().await?;
         match &mut next {
             Queued::Ready(answer) => self.ready_bytes.set(self.ready_bytes.get() - memory_bytes(answer)),
-            Queued::Produce(pending, _) => {
+            Queued::Pending(pending, _) => {
                 pending.settle().await;
                 self.unready.set(self.unready.get() - 1);
             }

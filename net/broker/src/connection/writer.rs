@@ -38,7 +38,7 @@ pub(crate) async fn write(core: &Core, socket: &Socket, session: &Session, outbo
                     sending.add(part).await?;
                 }
             }
-            Some(Queued::Produce(settled, _charge)) => sending.write(|writer| settled.respond(writer)).await?,
+            Some(Queued::Pending(settled, _charge)) => sending.write(|writer| settled.respond(writer)).await?,
             None => break,
         }
         session.request_answered();

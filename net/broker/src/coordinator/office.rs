@@ -1,15 +1,15 @@
 //! One coordinator at work: load, decide, append, wait for the disk, answer.
 //!
 //! ```text
-//!   request ─▶ step ─▶ records to the log, in the order of the steps ─▶ committed ─▶ answers
-//!                              │ fails
-//!                              ▼
-//!   everybody who waits is told; the coordinator is loaded anew from the log
+//!   request ─▶ step ─▶ gathered ─▶ records to the log, in the order of the steps ─▶ committed ─▶ answers
+//!                                          │ fails
+//!                                          ▼
+//!         everybody who waits is told; the coordinator is loaded anew from the log
 //! ```
 //!
 //! Owns the order: the records of a step are appended before those of any later step, and no answer goes out before all
-//! that was appended until then is committed. Never decides: [`Coordinator`] does, which goes by records from the moment
-//! they are decided on.
+//! that was appended until then is committed. What is decided in one turn of the core, or while the log takes no appends,
+//! is appended together. Never decides: [`Coordinator`] does, which goes by records from the moment they are decided on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,20 +17,16 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_cluster::group::{
-    Command, Coordinator, GroupRecord, GroupSettings, KeyValue, Now, Outcome, Response, Ticket,
-};
+use heddle_cluster::group::{Command, Coordinator, GroupRecord, GroupSettings, Now, Outcome, Response, Ticket};
 use heddle_engine::{FirstBatch, Log, Piece, ReadLimit};
-use heddle_io::sync::{Notify, OneshotSender, Semaphore, oneshot};
+use heddle_io::sync::{Notify, OneshotReceiver, OneshotSender, Semaphore, oneshot};
 use heddle_io::{Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{BatchBuilder, BatchOptions, Batches, Offset, RecordBatch, Timestamp, TopicId};
+use heddle_record::{Batches, Offset, RecordBatch, Timestamp, TopicId};
 
+use super::gathered::Gathered;
 use super::{Asker, Coordinators};
-use crate::concurrently::poll_once;
 use crate::core::Core;
-use crate::guard;
-use crate::message::GroupReply;
 use crate::partition::Partition;
 
 /// Bytes that are replayed before others get their turn.
@@ -51,9 +47,11 @@ pub(super) struct Office {
     incarnation: Cell<u64>,
     waiting: RefCell<BTreeMap<Ticket, Waiting>>,
     next_ticket: Cell<u64>,
+    /// What was decided and is not in the log.
+    gathered: RefCell<Option<Gathered>>,
     /// The last record that was appended; what is answered has to wait for it.
     last_offset: Cell<Option<Offset>>,
-    /// Steps append one after the other.
+    /// Appends go one after the other.
     turn: Semaphore,
     /// When the clock looks again.
     wakes_at: Cell<Duration>,
@@ -73,9 +71,9 @@ enum State {
 
 /// Who waits for an answer.
 enum Waiting {
-    /// A letter that is not replied to yet.
+    /// A request of this core.
     Here(OneshotSender<Response>),
-    /// A request that waits for other members.
+    /// A request of another core.
     Away(Asker),
 }
 
@@ -90,6 +88,7 @@ impl Office {
             incarnation: Cell::new(0),
             waiting: RefCell::default(),
             next_ticket: Cell::new(0),
+            gathered: RefCell::new(None),
             last_offset: Cell::new(None),
             turn: Semaphore::new(1),
             wakes_at: Cell::new(Duration::MAX),
@@ -99,29 +98,43 @@ impl Office {
         office
     }
 
-    /// Serves a request. The first poll decides it and gives its records their place.
-    pub(super) async fn serve(self: Rc<Self>, core: &Core, asker: Option<Asker>, command: Command) -> GroupReply {
-        if let Some(refusal) = self.refusal(core, &command) {
-            return GroupReply::Answered(refusal);
-        }
+    /// Decides a request of this core.
+    ///
+    /// # Errors
+    /// The answer, where there is nothing to wait for.
+    pub(super) fn ask(self: &Rc<Self>, core: &Core, command: Command) -> Result<OneshotReceiver<Response>, Response> {
+        let (sender, receiver) = oneshot();
+        self.take(core, Waiting::Here(sender), command).map(|()| receiver)
+    }
+
+    /// Decides a request of another core, to which its answer is sent.
+    ///
+    /// # Errors
+    /// As [`Office::ask`].
+    pub(super) fn serve(self: &Rc<Self>, core: &Core, asker: Asker, command: Command) -> Result<(), Response> {
+        self.take(core, Waiting::Away(asker), command)
+    }
+
+    fn take(self: &Rc<Self>, core: &Core, waiting: Waiting, command: Command) -> Result<(), Response> {
+        self.refusal(core, &command).map_or(Ok(()), Err)?;
         let ticket = Ticket(self.next_ticket.get());
         self.next_ticket.set(ticket.0 + 1);
-        let Some(outcome) = self.decide(core, |coordinator, now| coordinator.step(now, ticket, command)) else {
-            return GroupReply::Answered(Response::Gone(ErrorCode::NotCoordinator));
-        };
-        let is_answered = outcome.answers.iter().any(|(answered, _)| *answered == ticket);
-        let (sender, receiver) = oneshot();
-        let waiting = match asker {
-            Some(asker) if !is_answered => Waiting::Away(asker),
-            _ => Waiting::Here(sender),
-        };
-        let is_away = matches!(waiting, Waiting::Away(_));
-        self.waiting.borrow_mut().insert(ticket, waiting);
-        self.settle(core, outcome).await;
-        if is_away {
-            return GroupReply::Held;
+        let mut outcome = self
+            .decide(core, |coordinator, now| coordinator.step(now, ticket, command))
+            .ok_or(Response::Gone(ErrorCode::NotCoordinator))?;
+        if outcome.records.is_empty() && self.is_settled() {
+            let own = outcome.answers.iter().position(|(answered, _)| *answered == ticket);
+            let own = own.map(|own| outcome.answers.remove(own).1);
+            self.answer(core, outcome.answers);
+            if let Some(response) = own {
+                return Err(response);
+            }
+            self.waiting.borrow_mut().insert(ticket, waiting);
+        } else {
+            self.waiting.borrow_mut().insert(ticket, waiting);
+            self.settle(core, outcome);
         }
-        GroupReply::Answered(receiver.await.unwrap_or(Response::Gone(ErrorCode::NotCoordinator)))
+        Ok(())
     }
 
     /// Why nothing can be decided now, or not this.
@@ -163,23 +176,38 @@ impl Office {
         Some(outcome)
     }
 
-    /// Gives the records of an outcome their place, and has its answers sent once they may be.
-    async fn settle(self: &Rc<Self>, core: &Core, outcome: Outcome) {
+    /// Whether all that was decided is committed.
+    fn is_settled(&self) -> bool {
+        let log = self.partition.log();
+        let is_committed = |last: Offset| last < log.offsets().committable_end;
+        let is_appended = self.gathered.borrow().is_none() && self.turn.available() > 0;
+        is_appended && self.last_offset.get().is_none_or(is_committed) && log.offline().is_none()
+    }
+
+    /// Gives the records of an outcome their place behind all that were decided on before, and has its answers sent once
+    /// they may be.
+    fn settle(self: &Rc<Self>, core: &Core, outcome: Outcome) {
         if outcome == Outcome::default() {
             return;
         }
-        let mut carrying = guard::vital(Rc::clone(self).carry_out(core.clone(), self.incarnation.get(), outcome));
-        if poll_once(&mut carrying).await.is_none() {
-            drop(core.io().spawn(carrying));
+        let now = Timestamp::new(core.io().wall_clock());
+        let mut gathered = self.gathered.borrow_mut();
+        if gathered.is_none() {
+            drop(core.spawn_vital(Rc::clone(self).carry_out(core.clone(), self.incarnation.get())));
         }
+        let gathered = gathered.get_or_insert_with(|| Gathered::new(self.settings.step_bytes_max));
+        gathered.add(outcome, now);
     }
 
-    async fn carry_out(self: Rc<Self>, core: Core, incarnation: u64, outcome: Outcome) {
+    /// Appends what has gathered, and answers when it is committed.
+    async fn carry_out(self: Rc<Self>, core: Core, incarnation: u64) {
         let turn = self.turn.acquire(1).await;
         if self.incarnation.get() != incarnation {
             return;
         }
-        if let Err(error) = self.append(&core, &outcome.records).await {
+        let Some(gathered) = self.gathered.take() else { return };
+        let (batches, answers) = gathered.finish();
+        if let Err(error) = self.append(batches).await {
             drop(turn);
             return self.lose(&core, incarnation, error);
         }
@@ -190,13 +218,13 @@ impl Office {
             None => Ok(()),
         };
         match committed {
-            Ok(()) => self.answer(&core, outcome.answers),
+            Ok(()) => self.answer(&core, answers),
             Err(fault) => self.lose(&core, incarnation, fault.error),
         }
     }
 
-    async fn append(&self, core: &Core, records: &[GroupRecord]) -> Result<(), ErrorCode> {
-        for batch in batches(records, self.settings.step_bytes_max, Timestamp::new(core.io().wall_clock())) {
+    async fn append(&self, batches: Vec<Vec<u8>>) -> Result<(), ErrorCode> {
+        for batch in batches {
             let last = self.partition.append_own(Lease::from_vec(batch)).await.map_err(|fault| fault.error)?;
             self.last_offset.set(Some(last));
         }
@@ -230,6 +258,7 @@ impl Office {
     fn replace(&self, core: &Core, state: State) {
         self.incarnation.set(self.incarnation.get() + 1);
         self.state.replace(state);
+        self.gathered.take();
         let waiting: Vec<Ticket> = self.waiting.borrow().keys().copied().collect();
         let gone = |ticket| (ticket, Response::Gone(ErrorCode::NotCoordinator));
         self.answer(core, waiting.into_iter().map(gone).collect());
@@ -249,8 +278,7 @@ impl Office {
             id => image.topic(id).is_none(),
         };
         if let Some(outcome) = self.decide(core, |coordinator, now| coordinator.forget_topics(now, is_gone)) {
-            let (office, core_of_task) = (Rc::clone(self), core.clone());
-            drop(core.spawn_vital(async move { office.settle(&core_of_task, outcome).await }));
+            self.settle(core, outcome);
         }
     }
 }
@@ -276,7 +304,7 @@ impl Office {
             Ok(coordinator) => {
                 self.state.replace(State::Active(Box::new(coordinator)));
                 if let Some(outcome) = self.decide(core, Coordinator::start) {
-                    self.settle(core, outcome).await;
+                    self.settle(core, outcome);
                 }
                 self.forget_topics(core);
                 self.keep_time(core, incarnation).await;
@@ -328,7 +356,7 @@ impl Office {
                 // Either it is time, or there is an earlier one.
                 let _ = core.io().timeout(left, self.earlier.wait()).await;
             } else if let Some(outcome) = self.decide(core, Coordinator::tick) {
-                self.settle(core, outcome).await;
+                self.settle(core, outcome);
             }
         }
     }
@@ -357,31 +385,4 @@ fn replay_batches(coordinator: &mut Coordinator, log: &Log, bytes: &[u8]) -> Res
 
 fn passed_over(log: &Log, batch: &RecordBatch<'_>, reason: &dyn Display) {
     tracing::warn!(log = %log.name(), batch = batch.base_offset().get(), "a record is passed over: {reason}");
-}
-
-/// The records as batches of at most `bytes_max` bytes (case 58): what one commit writes is in one.
-fn batches(records: &[GroupRecord], bytes_max: usize, now: Timestamp) -> Vec<Vec<u8>> {
-    let mut batches = Vec::new();
-    let mut rest = records;
-    while !rest.is_empty() {
-        let mut builder = BatchBuilder::new(BatchOptions::default());
-        let mut bytes = 0;
-        let mut count = 0;
-        for record in rest {
-            bytes += record.size();
-            if count > 0 && bytes > bytes_max {
-                break;
-            }
-            let KeyValue { key, value } = record.encode();
-            builder
-                .push(now, Some(&key), value.as_deref(), &[])
-                .expect("a step's records are far below a batch's limit");
-            count += 1;
-        }
-        let mut batch = Vec::new();
-        builder.finish(&mut batch).expect("a batch without compression is always built");
-        batches.push(batch);
-        rest = &rest[count..];
-    }
-    batches
 }

@@ -19,7 +19,7 @@ use heddle_protocol::messages::offset_fetch::{
 use heddle_protocol::messages::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse};
 use heddle_protocol::{ApiKey, ErrorCode};
 
-use super::world::{Connection, World, batch, create_topic, produce, produced};
+use super::world::{Answer, Connection, World, batch, create_topic, produce, produced};
 
 const SETTINGS: [(&str, &str); 2] =
     [("group.initial.rebalance.delay.ms", "100"), ("offsets.topic.num.partitions", "8")];
@@ -88,7 +88,7 @@ async fn sync(
     (response.error_code, response.assignment.to_vec())
 }
 
-async fn commit(connection: &mut Connection, group: &str, of: (i32, &str), topic: &str, offset: i64) -> i16 {
+fn committing<'a>(group: &'a str, of: (i32, &'a str), topic: &'a str, offset: i64) -> OffsetCommitRequest<'a> {
     let partition = OffsetCommitRequestPartition {
         partition_index: 0,
         committed_offset: offset,
@@ -96,16 +96,23 @@ async fn commit(connection: &mut Connection, group: &str, of: (i32, &str), topic
         ..Default::default()
     };
     let topic = OffsetCommitRequestTopic { name: topic, partitions: vec![partition].into(), ..Default::default() };
-    let request = OffsetCommitRequest {
+    OffsetCommitRequest {
         group_id: group,
         generation_id_or_member_epoch: of.0,
         member_id: of.1,
         topics: vec![topic].into(),
         ..Default::default()
-    };
-    let answer = connection.call(8, &request).await;
+    }
+}
+
+/// What a commit of one partition came to.
+fn outcome(answer: &Answer) -> i16 {
     let response: OffsetCommitResponse<'_> = answer.decode();
     response.topics.first().expect("a topic").partitions.first().expect("a partition").error_code
+}
+
+async fn commit(connection: &mut Connection, group: &str, of: (i32, &str), topic: &str, offset: i64) -> i16 {
+    outcome(&connection.call(8, &committing(group, of, topic, offset)).await)
 }
 
 /// The committed offset of a topic's first partition and its words, as version 1 and version 8 tell them.
@@ -224,6 +231,51 @@ async fn both<A, B>(first: impl Future<Output = A>, second: impl Future<Output =
         std::task::Poll::Ready(one.take().zip(two.take()).expect("both are there"))
     })
     .await
+}
+
+/// Commits of one connection do not wait for each other, whichever core has their groups; answers and other requests keep
+/// their places.
+#[test]
+fn commits_overlap_and_keep_their_order() {
+    const COMMITS: i64 = 60;
+    for cores in [1, 3] {
+        let world = World::new(11, cores, &SETTINGS);
+        let (io, address) = (world.io.clone(), world.address);
+        world.run(async move {
+            let mut connection = World::connect(io.clone(), address).await;
+            create_topic(&mut connection, "loom").await;
+            find(&mut connection, "g").await;
+            for group in ["g", "h", "i"] {
+                assert_eq!(commit(&mut connection, group, (-1, ""), "loom", 0).await, 0);
+            }
+            let began = io.now();
+            assert_eq!(commit(&mut connection, "g", (-1, ""), "loom", 1).await, 0);
+            let one = io.now().since(began);
+            let began = io.now();
+            for offset in 2..COMMITS {
+                for group in ["g", "h", "i"] {
+                    connection.send(8, &committing(group, (-1, ""), "loom", offset)).await;
+                }
+                connection.send(8, &committing("g", (7, "nobody"), "loom", offset)).await;
+                connection.send(8, &committing("g", (-1, ""), "nosuch", offset)).await;
+            }
+            let beat = HeartbeatRequest { group_id: "g", generation_id: 1, member_id: "x", ..Default::default() };
+            let last = connection.send(3, &beat).await;
+            for _ in 2..COMMITS {
+                let expected = [0, 0, 0, ErrorCode::UnknownMemberId.code(), ErrorCode::UnknownTopicOrPartition.code()];
+                for expected in expected {
+                    assert_eq!(outcome(&connection.answer(ApiKey::OffsetCommit, 8).await), expected);
+                }
+            }
+            assert_eq!(connection.answer(ApiKey::Heartbeat, 3).await.correlation_id(), last);
+            let all = io.now().since(began);
+            assert!(all < one * 20, "one commit took {one:?}, {} in flight together {all:?}", 5 * COMMITS);
+            for group in ["g", "h", "i"] {
+                assert_eq!(committed(&mut connection, group, "loom").await.0, COMMITS - 1, "the last one counts");
+            }
+        });
+        world.stop().expect("it stops");
+    }
 }
 
 #[test]

@@ -186,20 +186,29 @@ impl GroupRecord {
     pub fn encode(&self) -> KeyValue {
         let mut key = Writer::new();
         let mut value = Writer::new();
+        let is_tombstone = self.encode_into(&mut key, &mut value);
+        KeyValue { key: key.into_bytes(), value: (!is_tombstone).then(|| value.into_bytes()) }
+    }
+
+    /// Appends the key's bytes to `key` and the value's to `value`; whether the record is a tombstone, which has none.
+    ///
+    /// # Panics
+    /// As [`GroupRecord::encode`].
+    pub fn encode_into(&self, key: &mut Writer, value: &mut Writer) -> bool {
         let (encoded, is_tombstone) = match self {
             Self::Group { group, stored } => {
-                let keyed = encode_key(&GroupMetadataKey { group }, &mut key);
-                let valued = stored.as_ref().map_or(Ok(()), |stored| encode_group(stored, &mut value));
+                let keyed = encode_key(&GroupMetadataKey { group }, key);
+                let valued = stored.as_ref().map_or(Ok(()), |stored| encode_group(stored, value));
                 (keyed.and(valued), stored.is_none())
             }
             Self::Offset { group, topic, partition, committed } => {
-                let keyed = encode_key(&OffsetCommitKey { group, topic, partition: *partition }, &mut key);
-                let valued = committed.as_ref().map_or(Ok(()), |committed| encode_offset(committed, &mut value));
+                let keyed = encode_key(&OffsetCommitKey { group, topic, partition: *partition }, key);
+                let valued = committed.as_ref().map_or(Ok(()), |committed| encode_offset(committed, value));
                 (keyed.and(valued), committed.is_none())
             }
         };
         encoded.expect("names and words in a request fit a record");
-        KeyValue { key: key.into_bytes(), value: (!is_tombstone).then(|| value.into_bytes()) }
+        is_tombstone
     }
 
     /// About how many bytes the record takes in a batch; never fewer than it does.
