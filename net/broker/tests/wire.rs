@@ -9,6 +9,7 @@ mod wire {
     pub(crate) mod data;
     pub(crate) mod faults;
     pub(crate) mod fetch_sessions;
+    pub(crate) mod group_cuts;
     pub(crate) mod groups;
     pub(crate) mod kafkas_answers;
     pub(crate) mod snapshots;

@@ -25,7 +25,7 @@ const SETTINGS: [(&str, &str); 2] =
     [("group.initial.rebalance.delay.ms", "100"), ("offsets.topic.num.partitions", "8")];
 
 /// Finds the coordinator, which makes the offsets topic; waits until it has loaded.
-async fn find(connection: &mut Connection, group: &str) {
+pub(crate) async fn find(connection: &mut Connection, group: &str) {
     let request = FindCoordinatorRequest { coordinator_keys: vec![group].into(), ..Default::default() };
     let answer = connection.call(4, &request).await;
     let response: FindCoordinatorResponse<'_> = answer.decode();
@@ -88,7 +88,12 @@ async fn sync(
     (response.error_code, response.assignment.to_vec())
 }
 
-fn committing<'a>(group: &'a str, of: (i32, &'a str), topic: &'a str, offset: i64) -> OffsetCommitRequest<'a> {
+pub(crate) fn committing<'a>(
+    group: &'a str,
+    of: (i32, &'a str),
+    topic: &'a str,
+    offset: i64,
+) -> OffsetCommitRequest<'a> {
     let partition = OffsetCommitRequestPartition {
         partition_index: 0,
         committed_offset: offset,
@@ -106,7 +111,7 @@ fn committing<'a>(group: &'a str, of: (i32, &'a str), topic: &'a str, offset: i6
 }
 
 /// What a commit of one partition came to.
-fn outcome(answer: &Answer) -> i16 {
+pub(crate) fn outcome(answer: &Answer) -> i16 {
     let response: OffsetCommitResponse<'_> = answer.decode();
     response.topics.first().expect("a topic").partitions.first().expect("a partition").error_code
 }

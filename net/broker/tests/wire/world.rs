@@ -109,8 +109,13 @@ impl World {
 
     /// A new connection.
     pub(crate) async fn connect(io: Io, address: SocketAddr) -> Connection {
-        let socket = io.connect(address).await.expect("the broker listens");
-        Connection { io, socket, received: Buffer::with_capacity(1 << 16), next: 0 }
+        Self::try_connect(io, address).await.expect("the broker listens")
+    }
+
+    /// A new connection; nothing where nobody listens.
+    pub(crate) async fn try_connect(io: Io, address: SocketAddr) -> Option<Connection> {
+        let socket = io.connect(address).await.ok()?;
+        Some(Connection { io, socket, received: Buffer::with_capacity(1 << 16), next: 0 })
     }
 }
 
@@ -167,6 +172,14 @@ impl Connection {
         let answer = self.answer(R::KEY, version).await;
         assert_eq!(answer.correlation_id(), correlation_id, "answers come in order");
         answer
+    }
+
+    /// Sends a request and gives the frame of its answer; nothing when the connection is over.
+    pub(crate) async fn try_call<'a, R: Request<'a>>(&mut self, version: i16, request: &R) -> Option<Answer> {
+        let mut writer = Writer::new();
+        frame::encode_request(&mut writer, version, self.next, Some("test"), request).expect("it can be said");
+        self.io.send(&self.socket, vec![Lease::from_vec(writer.into_bytes())]).await.ok()?;
+        Some(Answer { key: R::KEY, version, frame: self.receive().await? })
     }
 
     /// The next answer, to a request of this API and version.
