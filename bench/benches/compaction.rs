@@ -2,12 +2,15 @@
 //! `cargo bench -p heddle-bench --bench compaction`.
 //!
 //! A log in which every key comes four times is compacted once, and the limit is probed on the very same files in between:
-//! all bytes read twice and their checksums computed, every key hashed, a quarter of the bytes written and flushed, with
-//! the same io and no parsing, no map, no decisions. Rounds alternate; medians are printed. Then a thousand logs with one
-//! small dirty segment each, and the same with nothing dirty.
+//! all bytes read twice, into the same memory, and their checksums computed, every key hashed where it lies, a quarter of the
+//! bytes written and flushed, with the same io and no parsing, no map, no decisions. The keys come in turn, so that whole
+//! batches stay or go, or in random order, so that something goes of every batch. Rounds alternate; medians are printed, of
+//! the time and of the processor time, which other work on the machine changes less. Then a thousand logs with one small
+//! dirty segment each, and the same with nothing dirty.
 #![expect(clippy::print_stdout, reason = "a bench prints its rows")]
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,14 +18,14 @@ use heddle_engine::{
     AppendOrigin, CleanupPolicy, Compacted, DataDir, DeviceChoice, Engine, EngineConfig, LogConfig, LogName,
     WantedIdentity,
 };
-use heddle_io::{Executor, Io, IoConfig, Lease, OpenOptions};
+use heddle_io::{Buffer, Executor, Io, IoConfig, Lease, OpenOptions};
 use heddle_record::checksum::crc32c;
-use heddle_record::{BatchBuilder, BatchOptions, LeaderEpoch, LogId, PartitionIndex, Timestamp, TopicId};
+use heddle_record::{BatchBuilder, BatchOptions, Batches, LeaderEpoch, LogId, PartitionIndex, Timestamp, TopicId};
 
 const ROUNDS: usize = 5;
 const LOG_BYTES: usize = 128 << 20;
 const BATCH_BYTES: usize = 64 << 10;
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 512 << 10;
 /// How often each key comes.
 const COPIES: usize = 4;
 const SMALL_LOGS: i32 = 1000;
@@ -34,12 +37,53 @@ fn main() {
     let executor = Executor::new(IoConfig::default()).expect("a core starts");
     let io = executor.io();
     executor.run(async {
-        for value_bytes in [100, 1000] {
-            one_large_log(&io, &home.join(format!("values of {value_bytes}")), value_bytes).await;
+        for (value_bytes, keys) in
+            [100, 1000].into_iter().flat_map(|bytes| [(bytes, Keys::InTurn), (bytes, Keys::Random)])
+        {
+            one_large_log(&io, &home.join(format!("values of {value_bytes}, keys {keys:?}")), value_bytes, keys).await;
         }
         many_small_logs(&io, &home.join("small")).await;
     });
     std::fs::remove_dir_all(&home).expect("it is ours");
+}
+
+/// The order in which keys come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    InTurn,
+    Random,
+}
+
+impl Keys {
+    /// The key of a record, by its number.
+    fn of(self, number: usize, keys: usize) -> [u8; 16] {
+        match self {
+            Keys::InTurn => key(number % keys),
+            Keys::Random => {
+                let mixed = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                key((mixed >> 32) as usize % keys)
+            }
+        }
+    }
+}
+
+/// Time by the clock, and of the processor: user and system of the whole process.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    wall: Duration,
+    busy: Duration,
+}
+
+/// What `work` costs.
+async fn cost<T>(work: impl Future<Output = T>) -> (Cost, T) {
+    let busy = || {
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
+    };
+    let (begun, busy_before) = (heddle_bench::now(), busy());
+    let done = work.await;
+    (Cost { wall: begun.elapsed(), busy: busy() - busy_before }, done)
 }
 
 fn config(segment_bytes: u32) -> LogConfig {
@@ -74,8 +118,8 @@ fn key(number: usize) -> [u8; 16] {
     key
 }
 
-/// Fills a log so that all but its active segment is dirty. Gives the number of records.
-async fn fill(engine: &Engine, partition: i32, value_bytes: usize) -> usize {
+/// Fills a log so that all but its active segment is dirty.
+async fn fill(engine: &Engine, partition: i32, value_bytes: usize, keys: Keys) {
     let log = engine.open_log(name(partition), config(32 << 20)).await.expect("a log");
     let records = LOG_BYTES / (value_bytes + 30);
     let value = vec![b'v'; value_bytes];
@@ -83,7 +127,7 @@ async fn fill(engine: &Engine, partition: i32, value_bytes: usize) -> usize {
     while number < records {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         while builder.size_uncompressed() < BATCH_BYTES && number < records {
-            let key = key(number % (records / COPIES));
+            let key = keys.of(number, records / COPIES);
             builder.push(Timestamp::new(number as i64), Some(&key), Some(&value), &[]).expect("it fits");
             number += 1;
         }
@@ -95,40 +139,57 @@ async fn fill(engine: &Engine, partition: i32, value_bytes: usize) -> usize {
     log.flush().await.expect("it is flushed");
     log.set_high_watermark(log.offsets().log_end.offset());
     engine.checkpoint().await.expect("a checkpoint");
-    records
 }
 
-async fn one_large_log(io: &Io, path: &Path, value_bytes: usize) {
+async fn one_large_log(io: &Io, path: &Path, value_bytes: usize, keys: Keys) {
     let engine = open(io, path).await;
-    let mut ratios = Vec::new();
-    let mut last = (Duration::ZERO, Duration::ZERO, Compacted::default());
-    for round in 0..ROUNDS {
-        let partition = round as i32;
-        let records = fill(&engine, partition, value_bytes).await;
+    let mut rounds = Vec::new();
+    let mut done = Compacted::default();
+    for partition in 0..ROUNDS as i32 {
+        fill(&engine, partition, value_bytes, keys).await;
         let files = segments(&path.join(name(partition).directory().expect("a name")));
-        let limit = probe(io, path, &files, records).await;
-        let begun = heddle_bench::now();
-        let done = engine.compact().await.expect("it is compacted");
-        let taken = begun.elapsed();
-        ratios.push(limit.as_secs_f64() / taken.as_secs_f64());
-        last = (limit, taken, done);
+        let keys = files.iter().map(|file| keys_in(file)).collect::<Vec<_>>();
+        let (limit, ()) = cost(probe(io, path, &files, &keys)).await;
+        let (taken, compacted) = cost(engine.compact()).await;
+        done = compacted.expect("it is compacted");
+        rounds.push((limit, taken));
         engine.delete_log(&name(partition)).await.expect("it is deleted");
     }
-    ratios.sort_by(f64::total_cmp);
-    let (limit, taken, done) = last;
+    let median = |of: &dyn Fn(&(Cost, Cost)) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[ROUNDS / 2]
+    };
+    let bytes = (done.bytes_read + done.bytes_written) as f64;
     println!(
-        "values of {value_bytes} B: {:.0} MB read, {:.0} MB written in {taken:.2?}, {:.0} MB/s; the limit {limit:.2?}; \
-         {} keys in {:.1} MB; of the limit: median {:.2}, {:.2} to {:.2}",
+        "values of {value_bytes} B, keys {keys:?}: {:.0} MB read, {:.0} MB written, {} keys in {:.1} MB; {:.0} MB/s, {:.0} ns \
+         of processor a record, the limit {:.0}; of the limit: {:.2} by the clock, {:.2} by the processor",
         done.bytes_read as f64 / 1e6,
         done.bytes_written as f64 / 1e6,
-        (done.bytes_read + done.bytes_written) as f64 / 1e6 / taken.as_secs_f64(),
         done.keys,
         done.key_bytes_max as f64 / 1e6,
-        ratios[ROUNDS / 2],
-        ratios[0],
-        ratios[ROUNDS - 1],
+        bytes / 1e6 / median(&|(_, taken)| taken.wall.as_secs_f64()),
+        median(&|(_, taken)| taken.busy.as_nanos() as f64 / done.records as f64),
+        median(&|(limit, _)| limit.busy.as_nanos() as f64 / done.records as f64),
+        median(&|(limit, taken)| limit.wall.as_secs_f64() / taken.wall.as_secs_f64()),
+        median(&|(limit, taken)| limit.busy.as_secs_f64() / taken.busy.as_secs_f64()),
     );
     engine.close().await.expect("it closes");
+}
+
+/// Where in a segment its keys are.
+fn keys_in(file: &Path) -> Vec<Range<usize>> {
+    let bytes = std::fs::read(file).expect("a segment");
+    let start = bytes.as_ptr() as usize;
+    let mut keys = Vec::new();
+    for batch in Batches::new(&bytes) {
+        for record in batch.expect("a whole batch").records() {
+            let key = record.expect("a sound record").key.expect("every record has one");
+            let at = key.as_ptr() as usize - start;
+            keys.push(at..at + key.len());
+        }
+    }
+    keys
 }
 
 /// The sealed segments in a directory.
@@ -141,37 +202,43 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-async fn probe(io: &Io, path: &Path, files: &[PathBuf], records: usize) -> Duration {
+/// What cannot be left out.
+async fn probe(io: &Io, path: &Path, files: &[PathBuf], keys: &[Vec<Range<usize>>]) {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
-    let keys: Vec<[u8; 16]> = (0..records).map(key).collect();
     let target = path.join("probe.tmp");
     let out = io.open(&target, OpenOptions::create().truncate()).await.expect("a file");
-    let begun = heddle_bench::now();
-    let mut sum = keys.iter().fold(0, |sum, key| sum ^ hasher.hash_one(&key[..]));
+    let mut sum = 0;
     let mut written = 0;
+    let mut buffer = Buffer::with_capacity(CHUNK_BYTES);
     for pass in 0..2 {
-        for file in files {
+        for (file, keys) in files.iter().zip(keys) {
             let file = io.open(file, OpenOptions::read()).await.expect("a segment");
             let len = io.len(&file).await.expect("its length");
-            let mut position = 0;
+            let (mut position, mut keys) = (0, keys.iter().peekable());
             while position < len {
-                let bytes = io.read_lease(&file, position, CHUNK_BYTES).await.expect("its bytes");
-                sum ^= u64::from(crc32c(&bytes));
-                position += bytes.len() as u64;
-                if pass == 1 {
-                    let kept = Lease::from_vec(bytes[..bytes.len() / COPIES].to_vec());
+                buffer.clear();
+                let (read, filled) = io.read(&file, position, buffer, CHUNK_BYTES).await;
+                buffer = filled;
+                let end = position as usize + read.expect("its bytes");
+                sum ^= u64::from(crc32c(&buffer));
+                if pass == 0 {
+                    while let Some(key) = keys.next_if(|key| key.start < end) {
+                        let within = key.start.saturating_sub(position as usize)..key.end.min(end) - position as usize;
+                        sum ^= hasher.hash_one(&buffer[within]);
+                    }
+                } else {
+                    let kept = Lease::from_vec(buffer[..buffer.len() / COPIES].to_vec());
                     let len = kept.len() as u64;
                     io.write(&out, written, vec![kept]).await.expect("it is written");
                     written += len;
                 }
+                position = end as u64;
             }
         }
     }
     io.sync_data(&out).await.expect("it is flushed");
     std::hint::black_box(sum);
-    let taken = begun.elapsed();
     io.remove_file(&target).await.expect("it is removed");
-    taken
 }
 
 async fn many_small_logs(io: &Io, path: &Path) {
@@ -191,9 +258,12 @@ async fn many_small_logs(io: &Io, path: &Path) {
     }
     engine.checkpoint().await.expect("a checkpoint");
     for what in ["with a dirty segment each", "with nothing dirty", "with nothing dirty, again"] {
-        let begun = heddle_bench::now();
-        let done = engine.compact().await.expect("they are compacted");
-        println!("{SMALL_LOGS} small logs {what}: {:.2?}, {} B written", begun.elapsed(), done.bytes_written);
+        let (taken, done) = cost(engine.compact()).await;
+        let done = done.expect("they are compacted");
+        println!(
+            "{SMALL_LOGS} small logs {what}: {:.2?}, {:.2?} of processor, {} B written",
+            taken.wall, taken.busy, done.bytes_written
+        );
     }
     engine.close().await.expect("it closes");
 }

@@ -5,9 +5,9 @@
 //! half a millisecond. It never touches the active segment, nothing above the high watermark, and nothing that no
 //! checkpoint vouches for.
 //!
-//! `dirt.rs` says whether a pass is worth it, `pass.rs` is the pass, `rules.rs` what stays, `offset_map.rs` the last
-//! offsets of keys, `swap.rs` how a rewritten segment takes its place, `manifest.rs` what is written down of that, `pace.rs`
-//! how fast it goes.
+//! `dirt.rs` says whether a pass is worth it, `pass.rs` is the pass, `rules.rs` what stays, `survivors.rs` which records are
+//! the last of their keys (`offset_map.rs`, `offset_set.rs`), `target.rs` what is written, `swap.rs` how a rewritten segment
+//! takes its place, `manifest.rs` what is written down of that, `pace.rs` how fast it goes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -26,10 +26,13 @@ use crate::log::{Log, LogInner};
 mod dirt;
 mod manifest;
 mod offset_map;
+mod offset_set;
 mod pace;
 mod pass;
 mod rules;
+mod survivors;
 mod swap;
+mod target;
 
 pub(crate) use manifest::Manifest;
 pub use manifest::{COMPACTION_HEADER_LEN, COMPACTION_MAGIC, COMPACTION_SEGMENT_LEN, COMPACTION_VERSION};
@@ -38,7 +41,7 @@ pub(crate) use swap::{corrected, finish_swaps, read_manifest};
 
 use dirt::Job;
 use pace::Pace;
-use pass::Pass;
+use pass::{Pass, Verdicts};
 
 /// Logs that are looked at before others run.
 const LOGS_PER_TURN: usize = 64;
@@ -231,6 +234,7 @@ impl Engine {
             map_bytes_max: config.map_bytes_max,
             is_stopped: &is_stopped,
             done: Compacted::default(),
+            verdicts: Verdicts::default(),
         };
         let mut manifest = log.inner.compaction.manifest.borrow().clone().expect("a job comes from a manifest");
         let before = manifest.clone();

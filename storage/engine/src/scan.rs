@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use heddle_io::{Buffer, File, Io, Lease};
+use heddle_io::{Buffer, File, Io, Lease, Task};
 use heddle_record::{
     BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, Timestamp, validate,
 };
@@ -20,6 +20,8 @@ use crate::tail::{BLOCK, Tail};
 const HEADER_READ_BYTES: usize = 8 << 10;
 /// Bytes that a checking walk reads at once.
 const BATCH_READ_BYTES: usize = 1 << 20;
+/// The same of one that reads ahead: what is looked at and what is on its way stay in the caches of the processor.
+const AHEAD_READ_BYTES: usize = 512 << 10;
 
 /// A batch that a walk has met.
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +180,26 @@ pub(crate) struct BatchScan {
     is_direct: bool,
     bytes: Lease,
     bytes_at: u64,
+    reads_ahead: bool,
+    /// A read under way, and where it begins.
+    ahead: Option<(u64, Ahead)>,
+}
+
+/// A read that is given up when nobody waits for it any more.
+struct Ahead(Option<Task<Result<Lease, heddle_io::Error>>>);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.cancel();
+        }
+    }
+}
+
+impl std::fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ahead")
+    }
 }
 
 /// How offsets of neighbouring batches relate.
@@ -200,7 +222,14 @@ impl BatchScan {
         rule: Continuity,
     ) -> BatchScan {
         let (bytes, bytes_at) = (Lease::empty(), position);
-        BatchScan { file, file_len, position, expected, epoch, rule, is_direct: false, bytes, bytes_at }
+        let (is_direct, reads_ahead, ahead) = (false, false, None);
+        BatchScan { file, file_len, position, expected, epoch, rule, is_direct, bytes, bytes_at, reads_ahead, ahead }
+    }
+
+    /// While one part is looked at the next is read already, through the page cache.
+    pub(crate) fn reading_ahead(self) -> BatchScan {
+        assert!(!self.is_direct, "what is read ahead is read through the page cache");
+        BatchScan { reads_ahead: true, ..self }
     }
 
     /// The file was opened for O_DIRECT: whole blocks are read.
@@ -268,12 +297,42 @@ impl BatchScan {
     /// Makes sure that `len` bytes at the current position are in memory.
     async fn fill(&mut self, io: &Io, len: usize) -> Result<(), Error> {
         let known = (self.bytes_at + self.bytes.len() as u64).saturating_sub(self.position);
-        if known < len as u64 {
-            let left = usize::try_from(self.file_len - self.position).unwrap_or(usize::MAX);
-            self.bytes = self.read(io, len.max(BATCH_READ_BYTES).min(left)).await?;
-            self.bytes_at = self.position;
+        if known >= len as u64 {
+            return Ok(());
+        }
+        let arrived = match self.ahead.take() {
+            Some((at, mut ahead)) if at == self.position => {
+                Some(ahead.0.take().expect("it is given up by dropping it").await?)
+            }
+            _ => None,
+        };
+        let left = usize::try_from(self.file_len - self.position).unwrap_or(usize::MAX);
+        let at_once = if self.reads_ahead { AHEAD_READ_BYTES } else { BATCH_READ_BYTES };
+        self.bytes = match arrived.filter(|bytes| bytes.len() >= len) {
+            Some(bytes) => bytes,
+            None => self.read(io, len.max(at_once).min(left)).await?,
+        };
+        self.bytes_at = self.position;
+        if self.reads_ahead {
+            self.read_ahead(io);
         }
         Ok(())
+    }
+
+    /// Begins to read from the first batch on that is not here as a whole.
+    fn read_ahead(&mut self, io: &Io) {
+        let from = self.bytes_at + whole_batches_len(&self.bytes) as u64;
+        let left = self.file_len.saturating_sub(from);
+        if from > self.bytes_at && left > 0 {
+            let (io, file) = (io.clone(), self.file.clone());
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(AHEAD_READ_BYTES);
+            let reader = io.clone();
+            let task = io.spawn(async move {
+                let (read, buffer) = reader.read(&file, from, reader.buffer(len), len).await;
+                read.map(|_| buffer.freeze())
+            });
+            self.ahead = Some((from, Ahead(Some(task))));
+        }
     }
 
     /// Reads `len` bytes from the current position on.
@@ -288,6 +347,23 @@ impl BatchScan {
         let end = read?.min(before + len);
         Ok(buffer.freeze().slice(before.min(end)..end))
     }
+}
+
+/// The length of the batches that are in `bytes` as a whole, as far as their headers tell.
+fn whole_batches_len(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some(rest) = bytes.get(len..).filter(|rest| rest.len() >= HEADER_LEN) {
+        let claimed = rest.get(8..12).and_then(|field| field.first_chunk()).map(|field| i32::from_be_bytes(*field));
+        let Some(whole) = claimed.and_then(|claimed| usize::try_from(claimed).ok()).map(|rest| rest + LOG_OVERHEAD)
+        else {
+            return len;
+        };
+        if whole > rest.len() {
+            return len;
+        }
+        len += whole;
+    }
+    len
 }
 
 /// Why a sound batch is not the one that continues the log: an old one that lies behind the end passes every checksum

@@ -45,6 +45,10 @@ struct Slot {
     offset_and_one: u64,
 }
 
+/// 128 bits that stand for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyHash([u64; 2]);
+
 /// There is no room for another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
@@ -70,18 +74,36 @@ impl OffsetMap {
         self.slots * SLOT_BYTES
     }
 
-    /// Notes that `key` has a record at `offset`. The largest offset of a key counts.
+    /// From now on it takes at most `bytes_max` bytes, or what it takes already.
+    pub(crate) fn limit(&mut self, bytes_max: usize) {
+        self.slots_max = (bytes_max / SLOT_BYTES).max(self.tables.len() * TABLE_SLOTS_MIN);
+    }
+
+    /// What a key is known by.
+    #[inline]
+    pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash(sip_hash::<1, 3>(self.secret, key))
+    }
+
+    /// Looks where a key is or would be, so that this is near when it is needed. The number means nothing.
+    #[inline]
+    pub(crate) fn touch(&self, KeyHash(hash): KeyHash) -> u64 {
+        let slots = &self.tables[self.table_of(hash)].slots;
+        slots.get(hash[1] as usize & slots.len().wrapping_sub(1)).map_or(0, |slot| slot.hash[0] ^ slot.offset_and_one)
+    }
+
+    /// Notes that a key has a record at `offset`, and gives the largest that was known of it before. The largest counts.
     ///
     /// # Errors
     /// [`Full`]: the key is new and there is no room.
-    pub(crate) fn note(&mut self, key: &[u8], offset: Offset) -> Result<(), Full> {
-        let hash = sip_hash::<1, 3>(self.secret, key);
+    pub(crate) fn note(&mut self, KeyHash(hash): KeyHash, offset: Offset) -> Result<Option<Offset>, Full> {
         let value = u64::try_from(offset.get()).expect("offsets of a log are not negative") + 1;
         let number = self.table_of(hash);
         let table = &mut self.tables[number];
         if let Some(slot) = table.find(hash) {
-            slot.offset_and_one = slot.offset_and_one.max(value);
-            return Ok(());
+            let former = slot.offset_and_one;
+            slot.offset_and_one = former.max(value);
+            return Ok(Some(Offset::new(former as i64 - 1)));
         }
         if table.is_crowded() {
             let more = table.slots.len().max(TABLE_SLOTS_MIN / 2) * 2 - table.slots.len();
@@ -94,12 +116,11 @@ impl OffsetMap {
         }
         table.insert(Slot { hash, offset_and_one: value });
         self.len += 1;
-        Ok(())
+        Ok(None)
     }
 
-    /// The largest offset that was noted for `key`.
-    pub(crate) fn last(&self, key: &[u8]) -> Option<Offset> {
-        let hash = sip_hash::<1, 3>(self.secret, key);
+    /// The largest offset that was noted for a key.
+    pub(crate) fn last(&self, KeyHash(hash): KeyHash) -> Option<Offset> {
         let slot = self.tables[self.table_of(hash)].peek(hash)?;
         Some(Offset::new(slot.offset_and_one as i64 - 1))
     }
@@ -122,32 +143,33 @@ impl Table {
         (self.len + 1) * 16 > self.slots.len() * 15
     }
 
-    fn places(&self, hash: [u64; 2]) -> impl Iterator<Item = usize> + use<> {
-        let mask = self.slots.len().wrapping_sub(1);
-        let start = hash[1] as usize;
-        (0..self.slots.len()).map(move |step| start.wrapping_add(step) & mask)
+    /// Where a hash is, or the free slot where it would be; `None` without slots.
+    #[inline]
+    fn place(&self, hash: [u64; 2]) -> Option<usize> {
+        let mask = self.slots.len().checked_sub(1)?;
+        let mut place = hash[1] as usize & mask;
+        // A table is never full, so this ends.
+        while self.slots[place].offset_and_one != 0 && self.slots[place].hash != hash {
+            place = (place + 1) & mask;
+        }
+        Some(place)
     }
 
     /// The slot of a hash, or `None` if it has none.
+    #[inline]
     fn peek(&self, hash: [u64; 2]) -> Option<&Slot> {
-        let place = self.places(hash).find(|place| {
-            let slot = &self.slots[*place];
-            slot.offset_and_one == 0 || slot.hash == hash
-        })?;
-        Some(&self.slots[place]).filter(|slot| slot.offset_and_one != 0)
+        Some(&self.slots[self.place(hash)?]).filter(|slot| slot.offset_and_one != 0)
     }
 
+    #[inline]
     fn find(&mut self, hash: [u64; 2]) -> Option<&mut Slot> {
-        let place = self.places(hash).find(|place| {
-            let slot = &self.slots[*place];
-            slot.offset_and_one == 0 || slot.hash == hash
-        })?;
+        let place = self.place(hash)?;
         Some(&mut self.slots[place]).filter(|slot| slot.offset_and_one != 0)
     }
 
     fn insert(&mut self, new: Slot) {
-        let free = self.places(new.hash).find(|place| self.slots[*place].offset_and_one == 0);
-        self.slots[free.expect("a table is never full")] = new;
+        let free = self.place(new.hash).expect("it has slots");
+        self.slots[free] = new;
         self.len += 1;
     }
 
@@ -232,14 +254,16 @@ mod tests {
         for offset in 0..30_000 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let key = format!("{:x}", (seed >> 33) % 9000).into_bytes();
-            map.note(&key, Offset::new(offset)).unwrap();
+            map.note(map.hash(&key), Offset::new(offset)).unwrap();
             model.insert(key, offset);
         }
         assert_eq!(map.len(), model.len());
-        assert!(model.iter().all(|(key, offset)| map.last(key) == Some(Offset::new(*offset))));
-        assert_eq!(map.last(b"another"), None);
-        map.note(b"0", Offset::ZERO).unwrap();
-        assert_eq!(map.last(b"0"), model.get(&b"0"[..]).map(|offset| Offset::new(*offset)), "the largest stays");
+        assert!(model.iter().all(|(key, offset)| map.last(map.hash(key)) == Some(Offset::new(*offset))));
+        assert_eq!(map.last(map.hash(b"another")), None);
+        let zero = map.hash(b"0");
+        let known = model.get(&b"0"[..]).map(|offset| Offset::new(*offset));
+        assert_eq!(map.note(zero, Offset::ZERO), Ok(known));
+        assert_eq!(map.last(zero), known.or(Some(Offset::ZERO)), "the largest stays");
     }
 
     #[test]
@@ -247,16 +271,17 @@ mod tests {
         for bytes_max in [0, 500, 10_000, 1 << 20] {
             let mut map = OffsetMap::new([9; 16], bytes_max);
             let mut keys = 0_i64;
-            while map.note(&keys.to_le_bytes(), Offset::new(keys)).is_ok() {
+            while map.note(map.hash(&keys.to_le_bytes()), Offset::new(keys)).is_ok() {
                 keys += 1;
                 assert!(map.bytes() <= bytes_max.max(TABLE_SLOTS_MIN * SLOT_BYTES), "{} of {bytes_max}", map.bytes());
             }
             assert_eq!(map.len() as i64, keys);
             assert!(keys >= 1 && map.bytes() * 2 >= bytes_max.min(200), "{keys} keys in {bytes_max} bytes");
             // What is known is still known, and may still move.
-            map.note(&0_i64.to_le_bytes(), Offset::new(keys + 5)).unwrap();
-            assert_eq!(map.last(&0_i64.to_le_bytes()), Some(Offset::new(keys + 5)));
-            assert_eq!(map.last(&keys.to_le_bytes()), None);
+            let first = map.hash(&0_i64.to_le_bytes());
+            assert_eq!(map.note(first, Offset::new(keys + 5)), Ok(Some(Offset::ZERO)));
+            assert_eq!(map.last(first), Some(Offset::new(keys + 5)));
+            assert_eq!(map.last(map.hash(&keys.to_le_bytes())), None);
         }
     }
 }

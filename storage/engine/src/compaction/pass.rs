@@ -15,32 +15,30 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use heddle_io::{File, Lease, OpenOptions};
+use heddle_io::OpenOptions;
 use heddle_record::{
     BatchBuilder, BatchHeader, Compression, LeaderEpoch, Offset, RecordBatch, RecordError, Timestamp, decompress,
 };
 
 use super::dirt::Job;
 use super::manifest::{CompactedSegment, Manifest};
-use super::offset_map::OffsetMap;
 use super::pace::Pace;
-use super::rules::Rules;
+use super::rules::{Rules, Whole};
+use super::survivors::{FullAt, Questions, Survivors};
+use super::target::{Output, Target};
 use crate::admission::decompressed_body;
 use crate::error::Error;
-use crate::index::{IndexBuilder, IndexedBatch};
 use crate::layout::SegmentFile;
 use crate::log::LogInner;
 use crate::scan::{BatchScan, Continuity, Scanned};
 use crate::segment::Segment;
 
-/// Bytes that are read, and gathered to be written, at once.
-const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes that are written before they are flushed: a disk that has much to write back holds up everybody.
-const FLUSH_BYTES: u64 = 16 << 20;
+/// Bytes that are copied, and gathered to be written, at once.
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// Compressed bytes of a batch that are worth a helper thread.
 const OFF_CORE_BYTES: usize = 16 << 10;
 /// Records that are looked at before the clock is.
-const RECORDS_PER_LOOK: usize = 64;
+const RECORDS_PER_LOOK: usize = 256;
 /// A segment may grow when a delete horizon takes the place of its timestamps; it never gets here.
 const SEGMENT_BYTES_LIMIT: u64 = i32::MAX as u64;
 
@@ -86,6 +84,23 @@ pub(super) struct Pass<'a> {
     /// Whether the pass is to be given up.
     pub(super) is_stopped: &'a dyn Fn() -> bool,
     pub(super) done: Compacted,
+    pub(super) verdicts: Verdicts,
+}
+
+/// What becomes of the records of one batch. Kept from batch to batch for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    records: Vec<Verdict>,
+    /// Places of those whose keys are asked for.
+    asked: Vec<usize>,
+    questions: Questions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Verdict {
+    stays: bool,
+    /// It has no value, and the pass knows what is behind it.
+    is_tombstone: bool,
 }
 
 /// A segment to be read.
@@ -138,10 +153,10 @@ impl Pass<'_> {
     /// Maps the dirty part, as far as memory goes.
     async fn rules(&mut self) -> Result<Rules, Error> {
         let io = self.log.io();
-        let mut map = OffsetMap::new(io.random_bytes16(), self.map_bytes_max);
-        let end = if self.job.tombstones_only { self.job.end } else { self.map_dirty(&mut map).await? };
-        self.done.keys = map.len() as u64;
-        self.done.key_bytes_max = map.bytes() as u64;
+        let mut survivors = Survivors::new(io.random_bytes16(), self.map_bytes_max);
+        let end = if self.job.tombstones_only { self.job.end } else { self.map_dirty(&mut survivors).await? };
+        self.done.keys = survivors.keys() as u64;
+        self.done.key_bytes_max = survivors.bytes() as u64;
         let producers: BTreeMap<i64, Offset> = {
             let state = self.log.state.borrow();
             let last = |(id, producer): (heddle_record::ProducerId, &crate::producer_state::Producer)| {
@@ -151,11 +166,12 @@ impl Pass<'_> {
         };
         let delete_retention = self.log.config.borrow().delete_retention;
         let delete_retention = i64::try_from(delete_retention.as_millis()).unwrap_or(i64::MAX);
-        Ok(Rules { map, end, now: Timestamp::new(io.wall_clock()), delete_retention, producers })
+        let (first_dirty, now) = (self.job.first_dirty, Timestamp::new(io.wall_clock()));
+        Ok(Rules { survivors, first_dirty, end, now, delete_retention, producers })
     }
 
     /// Notes the keys of the dirty part. Returns where that ends, which is earlier where memory does.
-    async fn map_dirty(&mut self, map: &mut OffsetMap) -> Result<Offset, Error> {
+    async fn map_dirty(&mut self, survivors: &mut Survivors) -> Result<Offset, Error> {
         let first_dirty = self.job.first_dirty;
         for source in self.sources(self.job.end).into_iter().filter(|source| source.end > first_dirty) {
             let mut scan = self.scan(source).await?;
@@ -166,18 +182,28 @@ impl Pass<'_> {
                     continue;
                 }
                 let body = self.body(&batch).await?;
+                let mut next = header.base_offset;
                 for (number, record) in batch.records_in(&body).enumerate() {
                     let record = record.map_err(|error| self.damage(source, header, error))?;
                     let offset = header.offset_of(&record);
+                    if offset < next || offset > header.last_offset() {
+                        let delta = record.offset_delta;
+                        let error =
+                            RecordError::OffsetDelta { index: i32::try_from(number).unwrap_or(i32::MAX), delta };
+                        return Err(self.damage(source, header, error));
+                    }
+                    next = offset.next();
                     let Some(key) = record.key.filter(|_| offset >= first_dirty) else { continue };
-                    if map.note(key, offset).is_err() {
+                    if let Err(FullAt(offset)) = survivors.note(key, offset, record.value.is_none()) {
                         return Ok(offset);
                     }
-                    self.look_at_clock(number).await;
+                    if number % RECORDS_PER_LOOK == RECORDS_PER_LOOK - 1 {
+                        self.pace.breathe().await;
+                    }
                 }
             }
         }
-        Ok(self.job.end)
+        Ok(survivors.settle().err().map_or(self.job.end, |FullAt(offset)| offset))
     }
 
     /// The segments that start below `end` and may be rewritten.
@@ -192,7 +218,7 @@ impl Pass<'_> {
     async fn scan(&self, source: Source) -> Result<BatchScan, Error> {
         let file = self.log.open_file(source.base, SegmentFile::Log, OpenOptions::read_write()).await?;
         let (any, ascending) = (LeaderEpoch::NONE, Continuity::Ascending);
-        Ok(BatchScan::new(file, source.size, 0, source.base, any, ascending))
+        Ok(BatchScan::new(file, source.size, 0, source.base, any, ascending).reading_ahead())
     }
 
     /// Writes the first of these segments again, if anything of it goes, as one with those behind it that fit. Returns how
@@ -273,40 +299,101 @@ impl Pass<'_> {
     /// What becomes of a batch.
     async fn judge(&mut self, source: Source, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
         let header = batch.header();
-        let empty = || {
-            if rules.keeps_empty(header) { Fate::Becomes(BatchBuilder::emptied(header).to_vec()) } else { Fate::Goes }
-        };
-        if rules.keeps_whole(header) {
-            return Ok(Fate::Stays);
-        } else if header.record_count == 0 {
-            return Ok(if rules.keeps_empty(header) { Fate::Stays } else { Fate::Goes });
+        let whole = rules.whole(header);
+        if whole.is_some() && header.base_offset < rules.end && !header.attributes.is_control() {
+            self.count(header.record_count, if whole == Some(Whole::Goes) { header.record_count } else { 0 });
+        }
+        match whole {
+            Some(Whole::Stays) => return Ok(Fate::Stays),
+            Some(Whole::Goes) => return Ok(emptied(header, rules)),
+            None if header.record_count > 0 => {}
+            None if rules.keeps_empty(header) => return Ok(Fate::Stays),
+            None => return Ok(Fate::Goes),
         }
         let body = self.body(batch).await?;
-        let mut kept = Vec::with_capacity(usize::try_from(header.record_count).unwrap_or(0));
-        let mut has_tombstone = false;
-        for (number, record) in batch.records_in(&body).enumerate() {
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        let fate = match self.judge_records(source, batch, &body, rules, &mut verdicts).await {
+            Ok(()) => self.fate(batch, &body, rules, &verdicts.records).await,
+            Err(error) => Err(error),
+        };
+        self.verdicts = verdicts;
+        fate
+    }
+
+    async fn judge_records(
+        &self,
+        source: Source,
+        batch: &RecordBatch<'_>,
+        body: &[u8],
+        rules: &Rules,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), Error> {
+        let Verdicts { records, asked, questions } = verdicts;
+        let header = batch.header();
+        records.clear();
+        for (number, record) in batch.records_in(body).enumerate() {
             let record = record.map_err(|error| self.damage(source, header, error))?;
-            let stays = rules.keeps(header, &record);
-            has_tombstone |= stays && record.value.is_none() && header.offset_of(&record) < rules.end;
-            kept.push(stays);
-            self.look_at_clock(number).await;
+            let offset = header.offset_of(&record);
+            let is_tombstone = record.value.is_none() && offset < rules.end;
+            let mut answers_are_due = false;
+            let is_last = match record.key {
+                _ if offset >= rules.end => true,
+                // A compacted topic takes none without a key; one from before it was compacted says nothing that could last.
+                None => false,
+                Some(_) if offset >= rules.first_dirty => rules.survivors.is_last(offset),
+                Some(key) => {
+                    asked.push(number);
+                    answers_are_due = rules.survivors.ask(questions, key);
+                    true
+                }
+            };
+            let stays = is_last && rules.keeps_last(header, offset, is_tombstone);
+            records.push(Verdict { stays, is_tombstone });
+            if answers_are_due {
+                verdicts_of_answers(rules, questions, asked, records);
+            }
+            if number % RECORDS_PER_LOOK == RECORDS_PER_LOOK - 1 {
+                self.pace.breathe().await;
+            }
         }
-        let count = kept.iter().filter(|kept| **kept).count();
-        self.done.records += kept.len() as u64;
-        self.done.records_removed += (kept.len() - count) as u64;
+        verdicts_of_answers(rules, questions, asked, records);
+        Ok(())
+    }
+
+    /// What becomes of a batch with these verdicts on its records.
+    async fn fate(
+        &mut self,
+        batch: &RecordBatch<'_>,
+        body: &[u8],
+        rules: &Rules,
+        verdicts: &[Verdict],
+    ) -> Result<Fate, Error> {
+        let header = batch.header();
+        let kept = verdicts.iter().filter(|verdict| verdict.stays);
+        let (count, has_tombstone) =
+            kept.fold((0, false), |(count, any), verdict| (count + 1, any || verdict.is_tombstone));
+        self.count(header.record_count, header.record_count - count);
         let horizon = rules.horizon(header, has_tombstone);
         if count == 0 {
-            return Ok(empty());
-        } else if count == kept.len() && horizon == header.delete_horizon() {
+            return Ok(emptied(header, rules));
+        } else if count == header.record_count && horizon == header.delete_horizon() {
             return Ok(Fate::Stays);
         }
         let mut builder = BatchBuilder::compact(header, horizon);
-        for (number, (record, _)) in batch.records_in(&body).zip(&kept).filter(|(_, kept)| **kept).enumerate() {
+        let kept = batch.records_in(body).zip(verdicts).filter(|(_, verdict)| verdict.stays);
+        for (number, (record, _)) in kept.enumerate() {
             let record = record.expect("it was read a moment ago");
             builder.keep(&record).expect("less is kept than there was");
-            self.look_at_clock(number).await;
+            if number % RECORDS_PER_LOOK == RECORDS_PER_LOOK - 1 {
+                self.pace.breathe().await;
+            }
         }
         self.built(builder).await.map(Fate::Becomes)
+    }
+
+    fn count(&mut self, records: i32, removed: i32) {
+        self.done.records += u64::try_from(records).unwrap_or(0);
+        self.done.records_removed += u64::try_from(removed).unwrap_or(0);
     }
 
     /// The records of a batch in the open. What is large and compressed is not worked on here.
@@ -347,12 +434,6 @@ impl Pass<'_> {
         self.log.offline().map_or(Ok(()), Err)
     }
 
-    async fn look_at_clock(&self, number: usize) {
-        if number.is_multiple_of(RECORDS_PER_LOOK) {
-            self.pace.breathe().await;
-        }
-    }
-
     fn damage(&self, source: Source, header: &BatchHeader, error: RecordError) -> Error {
         let reason = format!("segment {}, batch at offset {}: {error}", source.base, header.base_offset);
         self.log.compaction_damage(header.base_offset, reason)
@@ -369,7 +450,7 @@ impl Pass<'_> {
         self.log.state.borrow_mut().rewriting = true;
         let path = self.log.cleaned_path(target.base, target.generation);
         let file = self.log.io().open(&path, OpenOptions::create().truncate()).await?;
-        target.output = Some(Output { file, buffer: Vec::new(), written: 0, flushed: 0 });
+        target.output = Some(Output::new(self.log.io(), file));
         let (last, whole) = begun.split_last().expect("a segment was begun");
         let lengths = whole.iter().map(|source| (source.base, source.size)).chain([(last.base, upto)]);
         for (base, len) in lengths {
@@ -388,7 +469,7 @@ impl Pass<'_> {
                 return Err(self.log.compaction_damage(base, "the file ends".to_owned()));
             }
             self.pass_on(wanted).await?;
-            target.output.as_mut().expect("it was begun").buffer.extend_from_slice(&bytes);
+            target.output.as_mut().expect("it was begun").gather(&bytes);
             self.write_out(target, CHUNK_BYTES).await?;
             position += wanted as u64;
         }
@@ -400,17 +481,10 @@ impl Pass<'_> {
         if target.size > SEGMENT_BYTES_LIMIT {
             return Err(self.log.compaction_damage(target.base, "the segment would become too large".to_owned()));
         }
-        let Some(output) = target.output.as_mut().filter(|output| output.buffer.len() >= least.max(1)) else {
+        let Some(output) = target.output.as_mut().filter(|output| output.waiting() >= least.max(1)) else {
             return Ok(());
         };
-        let bytes = std::mem::take(&mut output.buffer);
-        let len = bytes.len() as u64;
-        self.log.io().write(&output.file, output.written, vec![Lease::from_vec(bytes)]).await?;
-        output.written += len;
-        if output.written - output.flushed >= FLUSH_BYTES {
-            self.log.io().sync_data(&output.file).await?;
-            output.flushed = output.written;
-        }
+        let len = output.write(self.log.io()).await?;
         self.done.bytes_written += len;
         self.pace.spend(len).await;
         Ok(())
@@ -426,9 +500,8 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         self.write_out(&mut target, 0).await?;
         let output = target.output.take().expect("something was written");
-        assert_eq!(output.written, target.size, "what is indexed was written");
-        self.log.io().sync_data(&output.file).await?;
-        drop(output);
+        let written = output.complete(self.log.io()).await?;
+        assert_eq!(written, target.size, "what is indexed was written");
         let (first, last) = (&group[0], &group[group.len() - 1]);
         let put = CompactedSegment {
             base: first.base,
@@ -476,48 +549,6 @@ impl Pass<'_> {
     }
 }
 
-/// A segment that is being made. As long as nothing has gone there is no output: the source is as good.
-struct Target {
-    base: Offset,
-    generation: u64,
-    size: u64,
-    index: IndexBuilder,
-    horizon: Option<Timestamp>,
-    output: Option<Output>,
-}
-
-struct Output {
-    file: File,
-    buffer: Vec<u8>,
-    written: u64,
-    flushed: u64,
-}
-
-impl Target {
-    fn new(base: Offset, generation: u64) -> Target {
-        Target { base, generation, size: 0, index: IndexBuilder::default(), horizon: None, output: None }
-    }
-
-    fn put(&mut self, bytes: &[u8], interval_bytes: u32) {
-        let header = *RecordBatch::peek(bytes).expect("a whole batch").header();
-        let batch = IndexedBatch {
-            position: u32::try_from(self.size).expect("a segment is below 2 GiB"),
-            len: u32::try_from(bytes.len()).expect("a batch is below 2 GiB"),
-            last_offset: header.last_offset(),
-            max_timestamp: crate::scan::time_of_records(&header),
-        };
-        self.index.note(batch, interval_bytes);
-        self.size += bytes.len() as u64;
-        self.horizon = match (self.horizon, header.delete_horizon()) {
-            (Some(known), Some(other)) => Some(known.min(other)),
-            (known, other) => known.or(other),
-        };
-        if let Some(output) = &mut self.output {
-            output.buffer.extend_from_slice(bytes);
-        }
-    }
-}
-
 impl Source {
     fn of(segment: &Segment, end: Offset) -> Source {
         Source {
@@ -554,6 +585,20 @@ async fn next_batch<'s>(
             log.note_damage(source.base, Err(found))
         }
     }
+}
+
+/// What becomes of a batch of which no record stays.
+fn emptied(header: &BatchHeader, rules: &Rules) -> Fate {
+    if rules.keeps_empty(header) { Fate::Becomes(BatchBuilder::emptied(header).to_vec()) } else { Fate::Goes }
+}
+
+/// Has those go of the records asked for whose keys have a later one.
+fn verdicts_of_answers(rules: &Rules, questions: &mut Questions, asked: &mut Vec<usize>, records: &mut [Verdict]) {
+    let mut places = asked.drain(..);
+    rules.survivors.answer(questions, |is_replaced| {
+        let place = places.next().expect("an answer to each question");
+        records[place].stays &= !is_replaced;
+    });
 }
 
 fn is_heavy(codec: Compression, len: usize) -> bool {

@@ -7,15 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use heddle_record::{BatchHeader, Offset, Record, Timestamp};
+use heddle_record::{BatchHeader, Offset, Timestamp};
 
-use super::offset_map::OffsetMap;
+use super::survivors::Survivors;
 
 /// What a pass goes by.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    pub(crate) map: OffsetMap,
-    /// Everything below was mapped; what comes after is not looked at.
+    pub(crate) survivors: Survivors,
+    /// From here on was mapped.
+    pub(crate) first_dirty: Offset,
+    /// Up to here; what comes after is not looked at.
     pub(crate) end: Offset,
     /// Wall clock at the beginning of the pass.
     pub(crate) now: Timestamp,
@@ -25,22 +27,38 @@ pub(crate) struct Rules {
     pub(crate) producers: BTreeMap<i64, Offset>,
 }
 
+/// What becomes of a batch without a look at its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// It stays as it is.
+    Stays,
+    /// None of its records stays.
+    Goes,
+}
+
 impl Rules {
-    /// Whether nothing of a batch can go, whatever is in it.
-    pub(crate) fn keeps_whole(&self, header: &BatchHeader) -> bool {
-        header.base_offset >= self.end || header.attributes.is_control()
+    /// What becomes of a batch as far as that is known without its records: `None` if it is not. Nothing of the batch is
+    /// looked at but its header.
+    pub(crate) fn whole(&self, header: &BatchHeader) -> Option<Whole> {
+        if header.base_offset >= self.end || header.attributes.is_control() {
+            return Some(Whole::Stays);
+        }
+        let (first, last) = (header.base_offset, header.last_offset());
+        if first < self.first_dirty || last >= self.end || header.record_count == 0 {
+            return None;
+        }
+        let count = self.survivors.last_between(first, last);
+        let is_complete = i32::try_from(count).is_ok_and(|count| count == header.record_count);
+        match count {
+            0 => Some(Whole::Goes),
+            _ if is_complete && !self.survivors.tombstones_between(first, last) => Some(Whole::Stays),
+            _ => None,
+        }
     }
 
-    /// Whether a record stays.
-    pub(crate) fn keeps(&self, header: &BatchHeader, record: &Record<'_>) -> bool {
-        let offset = header.offset_of(record);
-        if offset >= self.end {
-            return true;
-        }
-        // A compacted topic takes no record without a key; one from before it was compacted says nothing that could last.
-        let Some(key) = record.key else { return false };
-        let is_last = self.map.last(key).is_none_or(|last| offset >= last);
-        is_last && (record.value.is_some() || header.delete_horizon().is_none_or(|horizon| self.now < horizon))
+    /// Whether a record stays that is known to be the last of its key, or beyond what was looked at.
+    pub(crate) fn keeps_last(&self, header: &BatchHeader, offset: Offset, is_tombstone: bool) -> bool {
+        offset >= self.end || !is_tombstone || header.delete_horizon().is_none_or(|horizon| self.now < horizon)
     }
 
     /// Whether a batch stays although none of its records does.
