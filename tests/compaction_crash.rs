@@ -13,15 +13,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_engine::{
-    AppendOrigin, CleanupPolicy, DataDir, DeviceChoice, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName,
-    Piece, PlantedBug, ReadLimit, WantedIdentity,
+    AppendOrigin, CleanupPolicy, DataDir, DeviceChoice, Engine, EngineConfig, Log, LogConfig, LogName, PlantedBug,
+    WantedIdentity,
 };
 use heddle_io::sim::{CutPoint, DeviceCache, DiskCopy, FaultModel, FlushScope, Host, Metadata, Simulator, Stopped};
 use heddle_io::{Io, Lease};
 use heddle_record::{
-    BatchBuilder, BatchOptions, Batches, Compression, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch,
-    ProducerId, Sequence, Timestamp, TopicId,
+    BatchBuilder, BatchOptions, Compression, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    Sequence, Timestamp, TopicId,
 };
+use heddle_tests::engine_recovery::Verdict;
+use heddle_tests::table_life::{Row, rows, table};
 
 const DIRECT: FaultModel = FaultModel {
     metadata: Metadata::OnlySynced,
@@ -33,9 +35,6 @@ const DIRECT: FaultModel = FaultModel {
 const DIRECT_JOURNALED: FaultModel = FaultModel { metadata: Metadata::Journaled, flush: FlushScope::Device, ..DIRECT };
 const BUFFERED: FaultModel = FaultModel { direct: false, ..DIRECT };
 const BUFFERED_JOURNALED: FaultModel = FaultModel { metadata: Metadata::Journaled, ..BUFFERED };
-
-/// A key's number, and its value; none deletes the key.
-type Row = (u64, Option<u64>);
 
 /// What the outside has seen.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +50,6 @@ struct Seen {
 
 /// What a log has: rows by offset, and where it ends.
 type Content = (BTreeMap<i64, Row>, i64);
-type Verdict<T = ()> = Result<T, String>;
 
 fn name() -> LogName {
     LogName { topic: "table".into(), id: LogId { topic: TopicId::new([5; 16]), partition: PartitionIndex::new(0) } }
@@ -161,61 +159,6 @@ async fn read_along(io: Io, log: Log) {
         }
         io.sleep(Duration::from_micros(300)).await;
     }
-}
-
-async fn rows(io: &Io, log: &Log, mut from: Offset, end: Offset) -> Verdict<BTreeMap<i64, Row>> {
-    let mut rows = BTreeMap::new();
-    while from < end {
-        let limit = ReadLimit { end, bytes_max: 700, first_batch: FirstBatch::AtLeastOne };
-        let out = log.read(from, limit).await.map_err(|error| error.to_string())?;
-        if out.bytes == 0 {
-            return Err(format!("nothing at {from}, the end is {end}"));
-        }
-        for piece in out.pieces {
-            let bytes = match piece {
-                Piece::Memory(bytes) => bytes,
-                Piece::File { file, position, len } => {
-                    io.read_lease(&file, position, len).await.map_err(|error| error.to_string())?
-                }
-            };
-            add_rows(&bytes, &mut rows)?;
-        }
-        from = out.next_offset;
-    }
-    Ok(rows)
-}
-
-fn add_rows(bytes: &[u8], rows: &mut BTreeMap<i64, Row>) -> Verdict {
-    for batch in Batches::new(bytes) {
-        let batch = batch.map_err(|error| error.to_string())?;
-        if batch.computed_crc() != batch.crc() {
-            return Err(format!("the batch at {} is damaged", batch.base_offset()));
-        }
-        let mut scratch = Vec::new();
-        let body = batch.uncompressed_body(1 << 20, &mut scratch).map_err(|error| error.to_string())?;
-        for record in batch.records_in(body) {
-            let record = record.map_err(|error| error.to_string())?;
-            let number = |bytes: &[u8]| bytes.first_chunk().map(|chunk| u64::from_be_bytes(*chunk));
-            let key = record.key.and_then(number).ok_or("a record without its key")?;
-            let offset = batch.header().offset_of(&record).get();
-            if rows.insert(offset, (key, record.value.and_then(number))).is_some() {
-                return Err(format!("offset {offset} twice"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Which keys have which values after these rows.
-fn table(rows: &BTreeMap<i64, Row>) -> BTreeMap<u64, u64> {
-    let mut table = BTreeMap::new();
-    for (key, value) in rows.values() {
-        match value {
-            Some(value) => table.insert(*key, *value),
-            None => table.remove(key),
-        };
-    }
-    table
 }
 
 /// Opens what is there and holds it against what was seen. With `compact` it is compacted first.

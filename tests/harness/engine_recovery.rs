@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use heddle_engine::{AppendOrigin, Engine, EngineConfig, Log, LogName};
+use heddle_engine::{AppendOrigin, EngineConfig, Log, LogName};
 use heddle_io::Io;
 use heddle_io::sim::{CutPoint, DiskCopy, Host, Simulator};
 use heddle_record::LeaderEpoch;
@@ -26,10 +26,20 @@ pub type Verdict<T = ()> = Result<T, String>;
 pub async fn recover(io: Io, history: History, config: EngineConfig) -> Verdict<Contents> {
     let engine = open_engine(&io, config).await.map_err(|error| format!("the engine does not open: {error}"))?;
     let stored = engine.stored_logs().await.map_err(|error| format!("the logs cannot be listed: {error}"))?;
-    let mut contents = Contents::new();
+    let mut opening = Vec::new();
     for name in stored {
-        let known = history.logs.get(&name).ok_or_else(|| format!("{name}: nobody made this log"))?;
-        let content = recover_log(&io, &engine, &name, known).await.map_err(|broken| format!("{name}: {broken}"))?;
+        let known = history.logs.get(&name).ok_or_else(|| format!("{name}: nobody made this log"))?.clone();
+        // All at once, as a broker does: what they find is flushed together.
+        let opened = io.spawn({
+            let (engine, name, config) = (engine.clone(), name.clone(), known.config.clone());
+            async move { engine.open_log(name, config).await }
+        });
+        opening.push((name, known, opened));
+    }
+    let mut contents = Contents::new();
+    for (name, known, opened) in opening {
+        let opened = opened.await.map_err(|error| format!("{name}: it does not open: {error}"))?;
+        let content = recover_log(&io, &opened, &known).await.map_err(|broken| format!("{name}: {broken}"))?;
         contents.insert(name, content);
     }
     for (name, known) in &history.logs {
@@ -38,9 +48,7 @@ pub async fn recover(io: Io, history: History, config: EngineConfig) -> Verdict<
     Ok(contents)
 }
 
-async fn recover_log(io: &Io, engine: &Engine, name: &LogName, known: &LogHistory) -> Verdict<Content> {
-    let opened = engine.open_log(name.clone(), known.config.clone()).await;
-    let log = opened.map_err(|error| format!("it does not open: {error}"))?;
+async fn recover_log(io: &Io, log: &Log, known: &LogHistory) -> Verdict<Content> {
     log.check_invariants();
     let offsets = log.offsets();
     if offsets.flushed_end.offset() != offsets.log_end.offset() {
@@ -48,8 +56,8 @@ async fn recover_log(io: &Io, engine: &Engine, name: &LogName, known: &LogHistor
     }
     log.set_high_watermark(offsets.committable_end);
     let (start, end) = (offsets.log_start.offset(), offsets.log_end.offset());
-    let batches = read_batches(io, &log, start, end).await.map_err(|refused| refused.0)?;
-    probe_producers(&log, known, &batches).await?;
+    let batches = read_batches(io, log, start, end).await.map_err(|refused| refused.0)?;
+    probe_producers(log, known, &batches).await?;
     Ok(Content { start: start.get(), end: end.get(), batches, size: log.size_bytes() })
 }
 

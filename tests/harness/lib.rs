@@ -16,6 +16,7 @@ pub mod process;
 pub mod proxy;
 pub mod repository;
 pub mod simulated_broker;
+pub mod table_life;
 pub mod wire;
 
 /// A thread of a test: it reads pipes and plays clients, beside the broker's process.

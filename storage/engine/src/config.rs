@@ -126,6 +126,8 @@ pub enum PlantedBug {
     NoTouchedNote,
     /// A rewritten segment takes its place before anything durable says so.
     SwapWithoutManifest,
+    /// What recovery finds behind the last checkpoint counts as flushed without a flush.
+    FoundIsNotFlushed,
 }
 
 /// How one log is kept. The broker makes it from the topic's settings; `checked` is called by the engine.

@@ -15,7 +15,7 @@ use heddle_record::{LogId, Timestamp};
 
 use crate::checkpoint::{Busy, CheckpointTurn, inherited};
 use crate::compaction::Cleaner;
-use crate::config::{EngineConfig, LogConfig};
+use crate::config::{EngineConfig, LogConfig, PlantedBug};
 use crate::data_dir::{DataDir, clean_leftovers};
 use crate::device::Device;
 use crate::error::Error;
@@ -523,7 +523,8 @@ impl Core {
     /// # Errors
     /// The disk's.
     pub(crate) async fn sync_found(&self, found: Found) -> Result<(), Error> {
-        if found.files.is_empty() && found.directory.is_none() {
+        let is_forgotten = self.config.planted_bug == PlantedBug::FoundIsNotFlushed;
+        if is_forgotten || found.files.is_empty() && found.directory.is_none() {
             return Ok(());
         }
         let sync = async |all: Vec<Found>| {

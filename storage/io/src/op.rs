@@ -59,6 +59,9 @@ pub(crate) enum Op {
     RemoveDirAll { path: PathBuf },
     /// Makes the entries of a directory durable. Value: [`Value::Unit`].
     SyncDir { path: PathBuf },
+    /// Makes everything durable that the file system of a directory holds. Value: [`Value::Unit`]; `Unsupported` where that
+    /// cannot be had.
+    SyncFileSystem { path: PathBuf },
     /// What is known of a path. Value: [`Value::Metadata`].
     Metadata { path: PathBuf },
     /// Takes the next connection. Value: [`Value::Accepted`].
@@ -97,7 +100,7 @@ impl Op {
             | Op::CreateDirAll { .. }
             | Op::Rename { .. }
             | Op::RemoveFile { .. } => false,
-            Op::RemoveDirAll { .. } | Op::SyncDir { .. } => false,
+            Op::RemoveDirAll { .. } | Op::SyncDir { .. } | Op::SyncFileSystem { .. } => false,
         }
     }
 }

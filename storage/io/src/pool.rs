@@ -204,6 +204,7 @@ fn run_without_buffer(op: Op) -> io::Result<Value> {
         Op::RemoveFile { path } => std::fs::remove_file(path)?,
         Op::RemoveDirAll { path } => std::fs::remove_dir_all(path)?,
         Op::SyncDir { path } => os::sync_dir(&path)?,
+        Op::SyncFileSystem { path } => os::sync_file_system(&std::fs::File::open(path)?)?,
         Op::Read { .. } | Op::Run { .. } => unreachable!("done by the caller"),
         Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => {
             unreachable!("sockets never block a thread")

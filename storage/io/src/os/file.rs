@@ -186,19 +186,18 @@ pub(crate) fn sync(file: RawFd, kind: SyncKind) -> io::Result<()> {
     .map(drop)
 }
 
-/// Makes everything durable that was written to the file system that an open file is on, data and names of all files. False
-/// where that is not known to be what syncfs(2) does.
-pub(crate) fn sync_file_system(file: &std::fs::File) -> io::Result<bool> {
+/// Makes everything durable that was written to the file system that an open file is on, data and names of all files.
+/// `Unsupported` where that is not known to be what syncfs(2) does.
+pub(crate) fn sync_file_system(file: &std::fs::File) -> io::Result<()> {
     const EXT4: u32 = 0xef53;
     const XFS: u32 = 0x5846_5342;
     if !matches!(super::file_system_magic_of(file)?, EXT4 | XFS) {
-        return Ok(false);
+        return Err(io::ErrorKind::Unsupported.into());
     }
     // SAFETY: no memory is involved.
     checked(unsafe { libc::syncfs(file.as_raw_fd()) })?;
     // On XFS it does not empty the device's cache where there was no metadata to write: the flush of a file does.
-    sync(file.as_raw_fd(), SyncKind::Data)?;
-    Ok(true)
+    sync(file.as_raw_fd(), SyncKind::Data)
 }
 
 pub(crate) fn set_length(file: RawFd, len: u64) -> io::Result<()> {

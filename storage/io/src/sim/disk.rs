@@ -22,7 +22,8 @@
 //! 2. Names follow [`Metadata`]. `OnlySynced` is what POSIX promises: each change of a name that no `sync_dir` covered survives
 //!    or not by itself; flushing a file says nothing about its name. A rename between directories may leave both names.
 //!    `Journaled` is what ext4 and XFS do: changes survive in order, and flushing a file takes along the changes before the
-//!    last one that concerns it. Neither relates a rename to the bytes of the renamed file.
+//!    last one that concerns it. Neither relates a rename to the bytes of the renamed file. With a journal there is a flush of
+//!    everything (`syncfs`): all files and all names.
 //! 3. A flush that fails loses data for good: some sectors are on the medium, the others never will be, later flushes succeed,
 //!    and reads go on showing what was written until the power is lost. ("Can Applications Recover from fsync Failures?",
 //!    Rebello et al., USENIX ATC 2020.)
@@ -419,8 +420,12 @@ impl Disk {
             effect = Some(Effect::Fail(libc::EROFS));
         }
         if let Some(Effect::Fail(errno)) = effect {
-            if let Request::Flush { file } = request {
-                self.flush_failed(file, changes_end);
+            match request {
+                Request::Flush { file } => self.flush_failed(file, changes_end),
+                Request::FlushEverything { .. } if self.flushes_everything() => {
+                    self.flush_of_everything_failed(changes_end)
+                }
+                _ => {}
             }
             return Err(Errno(errno));
         }
@@ -437,6 +442,14 @@ impl Disk {
             Request::Rename { from, to } => self.rename(&from, &to),
             Request::RemoveFile { path } => self.remove_file(&path),
             Request::RemoveTree { path } => self.remove_tree(&path),
+            Request::FlushEverything { path } => {
+                self.tree.lookup(&path)?;
+                if !self.flushes_everything() {
+                    return Err(Errno(libc::EOPNOTSUPP));
+                }
+                self.flush_everything(changes_end, journal_end);
+                Ok(Reply::Done)
+            }
             Request::SyncDirectory { path } => match self.tree.lookup(&path)? {
                 Node::Directory(directory) => {
                     self.tree.sync(directory, journal_end, self.model.metadata);
@@ -540,6 +553,34 @@ impl Disk {
             self.files.values_mut().for_each(|content| content.device_flushed(end));
         }
         Ok(Reply::Done)
+    }
+
+    /// Whether one call flushes all files and names: a file system with a journal is known to.
+    fn flushes_everything(&self) -> bool {
+        self.claimed.unwrap_or(self.model).metadata == Metadata::Journaled
+    }
+
+    fn flush_everything(&mut self, end: ChangeNumber, journal_end: JournalPosition) {
+        if self.model.metadata != Metadata::Journaled {
+            // It was said to, and does nothing.
+            return;
+        }
+        for content in self.files.values_mut() {
+            for length in content.flushed(end) {
+                self.tree.length_synced(length);
+            }
+        }
+        self.tree.sync_all(journal_end);
+        self.collect();
+    }
+
+    fn flush_of_everything_failed(&mut self, end: ChangeNumber) {
+        let Disk { files, random, tree, .. } = self;
+        for content in files.values_mut() {
+            for length in content.flush_failed(end, random) {
+                tree.length_synced(length);
+            }
+        }
     }
 
     fn flush_failed(&mut self, file: Inode, end: ChangeNumber) {

@@ -246,6 +246,15 @@ impl DiskCopy {
         DiskCopy { disk }
     }
 
+    /// What `kill -9` of the process leaves of it, with what was in flight decided by `seed`: the page cache is there still.
+    #[must_use]
+    pub fn after_kill(&self, seed: u64) -> DiskCopy {
+        let mut disk = self.disk.clone();
+        disk.reseed(Random::new(seed));
+        disk.kill();
+        DiskCopy { disk }
+    }
+
     /// A number that depends on the name and the bytes of every file, as processes see them.
     pub fn digest(&self) -> u64 {
         self.disk.digest()

@@ -495,6 +495,40 @@ fn faults_hit_the_operation_they_were_planted_for() {
 }
 
 #[test]
+fn a_flush_of_everything_covers_all_files_and_names() {
+    let journaled = FaultModel { metadata: Metadata::Journaled, survival: Some(Survival::Nothing), ..strict() };
+    for is_covered in [true, false] {
+        let mut process = Process::on(journaled, 1);
+        process.ask(Request::CreateDirectories { path: "/d".into() }).unwrap();
+        let files = [process.open("/d/a"), process.open("/b")];
+        files.iter().for_each(|file| process.write(*file, 0, &[7; 600]));
+        process.ask(Request::SetLen { file: files[1], len: 900 }).unwrap();
+        process.rename("/b", "/d/c");
+        if is_covered {
+            process.ask(Request::FlushEverything { path: "/d".into() }).expect("a journal flushes everything");
+        }
+        process.write(files[0], 0, &[8; 600]);
+        process.open("/late");
+        process.disk.power_cut();
+        let length = |name: &str| process.peek(name).map(|bytes| (bytes[0], bytes.len()));
+        let expected = is_covered.then_some([Some((7, 600)), Some((7, 900))]);
+        assert_eq!([length("/d/a"), length("/d/c")], expected.unwrap_or([None, None]));
+        assert_eq!(length("/late"), None);
+    }
+    let mut process = Process::on(strict(), 1);
+    let everything = || Request::FlushEverything { path: "/".into() };
+    assert_eq!(process.ask(everything()).unwrap_err(), Errno(libc::EOPNOTSUPP), "nothing is known of it elsewhere");
+    let mut process = Process::on(journaled, 1);
+    let file = process.durable_file("/a", &[1; 600]);
+    process.write(file, 0, &[2; 600]);
+    process.disk.plant(Fault::next(OperationKind::Flush, Effect::Fail(libc::EIO)));
+    assert_eq!(process.ask(everything()).unwrap_err(), Errno(libc::EIO));
+    process.ask(everything()).expect("the next one succeeds, and brings nothing");
+    process.disk.power_cut();
+    assert!(process.peek("/a").unwrap().chunks(512).any(|sector| sector[0] == 1), "some of it is lost for good");
+}
+
+#[test]
 fn every_step_can_be_cut_at() {
     let steps = |cut_at| {
         let mut process = Process::on(strict(), 1);

@@ -45,6 +45,7 @@ pub(crate) enum Request {
     RemoveFile { path: PathBuf },
     RemoveTree { path: PathBuf },
     SyncDirectory { path: PathBuf },
+    FlushEverything { path: PathBuf },
 }
 
 impl Request {
@@ -52,7 +53,7 @@ impl Request {
         match self {
             Request::Read { .. } => OperationKind::Read,
             Request::Write { .. } => OperationKind::Write,
-            Request::Flush { .. } => OperationKind::Flush,
+            Request::Flush { .. } | Request::FlushEverything { .. } => OperationKind::Flush,
             Request::SyncDirectory { .. } => OperationKind::SyncDirectory,
             _ => OperationKind::Metadata,
         }
@@ -80,7 +81,8 @@ impl Request {
             | Request::Rename { to: path, .. }
             | Request::RemoveFile { path }
             | Request::RemoveTree { path }
-            | Request::SyncDirectory { path } => Some(path),
+            | Request::SyncDirectory { path }
+            | Request::FlushEverything { path } => Some(path),
             _ => None,
         }
     }
@@ -106,6 +108,7 @@ impl Request {
             Request::RemoveFile { path } => 11 << 40 | path_digest(path),
             Request::RemoveTree { path } => 12 << 40 | path_digest(path),
             Request::SyncDirectory { path } => 13 << 40 | path_digest(path),
+            Request::FlushEverything { path } => 14 << 40 | path_digest(path),
         }
     }
 

@@ -274,6 +274,12 @@ impl Tree {
         }
     }
 
+    /// Makes durable everything that was done before the journal ended at `end`.
+    pub(crate) fn sync_all(&mut self, end: JournalPosition) {
+        let end = self.whole_rename(end);
+        self.commit(|position, _| position < end);
+    }
+
     /// Whether a set length at `position` is durable though its file was not synced: another sync took it along.
     pub(crate) fn is_committed(&self, position: JournalPosition) -> bool {
         self.journal.binary_search_by_key(&position, |(at, _)| *at).is_err()

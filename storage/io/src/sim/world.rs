@@ -476,6 +476,7 @@ impl World {
             Op::RemoveFile { path } => plain(Request::RemoveFile { path }),
             Op::RemoveDirAll { path } => plain(Request::RemoveTree { path }),
             Op::SyncDir { path } => plain(Request::SyncDirectory { path }),
+            Op::SyncFileSystem { path } => plain(Request::FlushEverything { path }),
             _ => unreachable!("every other operation is handled before"),
         }
     }
