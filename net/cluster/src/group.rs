@@ -71,6 +71,19 @@ pub struct Durable<'a> {
     pub offsets: Vec<(&'a str, i32, &'a CommittedOffset)>,
 }
 
+/// An offset that is committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed<'a> {
+    /// By whom.
+    pub group: &'a Arc<str>,
+    /// In which topic.
+    pub topic: &'a Arc<str>,
+    /// And partition.
+    pub partition: i32,
+    /// What.
+    pub committed: &'a CommittedOffset,
+}
+
 impl Coordinator {
     /// A coordinator without groups: replay its partition's log, then start it.
     pub fn new(settings: GroupSettings) -> Self {
@@ -261,6 +274,31 @@ impl Coordinator {
                 })
                 .collect(),
         })
+    }
+
+    /// The groups and their states, in Kafka's words, in the order of names.
+    pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, &'static str)> {
+        self.groups.iter().map(|(name, group)| (name, group.state()))
+    }
+
+    /// What is committed, in the order of groups, topics and partitions. Costs what is taken of it.
+    pub fn commits(&self) -> impl Iterator<Item = Committed<'_>> {
+        self.groups.iter().flat_map(|(group, state)| {
+            state.offsets.iter().flat_map(move |(topic, partitions)| {
+                partitions.iter().map(move |(partition, committed)| Committed {
+                    group,
+                    topic,
+                    partition: *partition,
+                    committed,
+                })
+            })
+        })
+    }
+
+    /// How many offsets are committed. Costs a look at each topic of each group.
+    pub fn commit_count(&self) -> usize {
+        let topics = self.groups.values().flat_map(|group| group.offsets.values());
+        topics.map(BTreeMap::len).sum()
     }
 
     /// How many groups there are.

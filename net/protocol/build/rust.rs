@@ -198,11 +198,14 @@ impl View<'_> {
 
     fn write_body(&self, out: &mut String) {
         for field in self.structure.fields.iter().filter(|field| field.tag.is_none()) {
-            let write = self.write_value(field);
+            let mut write = format!("{}?;", self.write_value(field));
+            if ident(&field.name) == "error_code" && matches!(field.kind, FieldKind::Int16) {
+                write.push_str(" w.note_error(self.error_code);");
+            }
             match self.condition(field.versions, self.message.versions) {
-                None => line(out, &format!("{write}?;")),
+                None => line(out, &write),
                 Some(condition) => {
-                    line(out, &format!("if {condition} {{ {write}?; }} {}", self.absent(field, "else ")));
+                    line(out, &format!("if {condition} {{ {write} }} {}", self.absent(field, "else ")));
                 }
             }
         }

@@ -20,12 +20,14 @@ pub struct Gap {
 pub struct Writer {
     bytes: Vec<u8>,
     gaps: Vec<Gap>,
+    /// Each error code that was written as one, and how often.
+    errors: Vec<(i16, u32)>,
 }
 
 impl From<Vec<u8>> for Writer {
     /// A writer that appends to `bytes` and keeps what they hold.
     fn from(bytes: Vec<u8>) -> Self {
-        Writer { bytes, gaps: Vec::new() }
+        Writer { bytes, gaps: Vec::new(), errors: Vec::new() }
     }
 }
 
@@ -33,7 +35,7 @@ impl Writer {
     /// A writer without bytes.
     #[must_use]
     pub const fn new() -> Self {
-        Writer { bytes: Vec::new(), gaps: Vec::new() }
+        Writer { bytes: Vec::new(), gaps: Vec::new(), errors: Vec::new() }
     }
 
     /// Forgets all that was written; keeps the memory.
@@ -58,6 +60,28 @@ impl Writer {
     #[must_use]
     pub fn total_length(&self) -> usize {
         self.bytes.len() + self.gaps.iter().map(|gap| gap.length).sum::<usize>()
+    }
+
+    /// Takes down the value of a field that says what failed; 0 says that nothing did.
+    #[inline]
+    pub fn note_error(&mut self, code: i16) {
+        if code != 0 {
+            self.count_error(code);
+        }
+    }
+
+    #[cold]
+    fn count_error(&mut self, code: i16) {
+        match self.errors.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => self.errors.push((code, 1)),
+        }
+    }
+
+    /// The error codes in what was written since this was asked last, and how often each; without 0.
+    #[must_use]
+    pub fn take_errors(&mut self) -> Vec<(i16, u32)> {
+        core::mem::take(&mut self.errors)
     }
 
     /// The bytes and the gaps among them.
@@ -208,6 +232,14 @@ const fn too_long(length: usize, what: &'static str) -> EncodeError {
 mod tests {
     use super::*;
     use crate::reader::Reader;
+
+    #[test]
+    fn error_codes_are_taken_down_where_something_failed() {
+        let mut writer = Writer::new();
+        [0, 3, 0, -1, 3].into_iter().for_each(|code| writer.note_error(code));
+        assert_eq!(writer.take_errors(), [(3, 2), (-1, 1)]);
+        assert_eq!(writer.take_errors(), []);
+    }
 
     #[test]
     fn varints_read_back() {

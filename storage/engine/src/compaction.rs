@@ -95,6 +95,11 @@ impl Cleaner {
         self.candidates.borrow_mut().insert(log);
     }
 
+    /// Logs that may have something to compact.
+    pub(crate) fn candidates(&self) -> usize {
+        self.candidates.borrow().len()
+    }
+
     /// No pass is begun any more, and the one under way is given up.
     pub(crate) fn stop(&self) {
         self.is_stopped.set(true);
@@ -240,6 +245,7 @@ impl Engine {
         let before = manifest.clone();
         let outcome = pass.run(&mut manifest).await;
         let done = pass.done;
+        core.meters.count_pass(&done);
         let has_moved = manifest != before;
         *log.inner.compaction.manifest.borrow_mut() = Some(manifest);
         match outcome {

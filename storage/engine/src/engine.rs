@@ -25,6 +25,7 @@ use crate::layout::{self, DELETED_SUFFIX, LogName};
 use crate::log::{Log, LogInner};
 use crate::segment::IDLE_AFTER;
 use crate::shared_flush::SharedFlush;
+use crate::statistics::Meters;
 use crate::tail::TailCache;
 use crate::touched::{TouchedFile, Trust};
 
@@ -70,6 +71,7 @@ pub(crate) struct Core {
     pub(crate) checkpoints: CheckpointTurn,
     pub(crate) touched: TouchedFile,
     pub(crate) cleaner: Cleaner,
+    pub(crate) meters: Meters,
     /// Names in the data directory that are to become durable, and new directories that are to become so before.
     names: Group<Option<PathBuf>>,
     /// Logs with something on disk that a start has found and that is to become durable.
@@ -148,6 +150,7 @@ impl Engine {
             checkpoints: CheckpointTurn::new(),
             touched,
             cleaner: Cleaner::new(config.cleaner.clone()),
+            meters: Meters::default(),
             names: Group::new(),
             found: Group::new(),
             removals: Semaphore::new(REMOVALS_MAX),
@@ -571,6 +574,16 @@ impl Core {
     pub(crate) fn release(&self, bytes: usize) {
         self.pending_bytes.set(self.pending_bytes.get() - bytes);
         self.drained.notify_all();
+    }
+
+    /// Bytes that all logs have accepted and not written yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending_bytes.get()
+    }
+
+    /// Producers that all logs remember.
+    pub(crate) fn producers(&self) -> usize {
+        self.producers.get()
     }
 
     /// Whether appends are under way.

@@ -194,7 +194,7 @@ impl LogInner {
             if plan.is_shared() {
                 return self.core.shared_flush.ask(Rc::clone(&self));
             }
-            let flushed = self.run_flush(&plan).await;
+            let flushed = self.core.meters.flush(self.io(), self.run_flush(&plan)).await;
             drop(permit);
             match flushed {
                 Ok(()) => self.publish_flushed(plan),

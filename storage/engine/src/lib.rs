@@ -16,6 +16,7 @@
 //! - [`inspect`] reads directories that no process has open.
 //! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
 //!   [`producer_state`] are its pure parts; [`layout`] names the files.
+//! - `statistics.rs` is what can be told of all this in numbers.
 //! - `device.rs` is the seam to the disk: through the page cache, or around it. The direct device keeps the end of each log
 //!   in memory (`tail.rs`), writes in place where it can (`space.rs`), and flushes once for all (`shared_flush.rs`).
 //!
@@ -54,6 +55,7 @@ mod snapshot;
 mod space;
 mod staged;
 mod state;
+mod statistics;
 mod tail;
 mod times;
 mod touched;
@@ -74,5 +76,6 @@ pub use log::{AppendOrigin, Appended, Log};
 pub use read::{FirstBatch, Piece, ReadLimit, ReadOut};
 pub use staged::{Staged, Staging};
 pub use state::LogOffsets;
+pub use statistics::{CompactionStatistics, LogStatistics, ReadStatistics, ScrubStatistics, Statistics};
 pub use times::TimedOffset;
 pub use touched::{SLOT_LEN as TOUCHED_SLOT_LEN, TOUCHED_MAGIC, TOUCHED_VERSION};

@@ -10,6 +10,7 @@ use crate::error::{Error, ReadError};
 use crate::layout::SegmentFile;
 use crate::log::{Log, LogInner};
 use crate::state::Boundary;
+use crate::statistics::ReadBytes;
 
 /// How much to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +161,7 @@ impl LogInner {
     async fn add_pieces(&self, start: Boundary, end: u64, pieces: &mut Vec<Piece>) -> Result<(), Error> {
         self.check_damage(start.segment)?;
         let (in_memory_from, in_memory) = self.state.borrow().tail.borrow().pieces(start.segment, start.position, end);
+        self.core.meters.count_read(ReadBytes { memory: end - in_memory_from, files: in_memory_from - start.position });
         if start.position < in_memory_from {
             let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
             self.check_cold(&file, start, end).await?;

@@ -49,12 +49,17 @@ enum Stage {
 
 impl DataDir {
     /// Whether space is so short that only what frees some may take any.
-    pub(crate) fn is_short(&self) -> bool {
+    pub fn is_short(&self) -> bool {
         self.reserve().is_out.load(Ordering::Acquire)
     }
 
     fn reserve_path(&self) -> PathBuf {
         self.path().join(RESERVE_FILE)
+    }
+
+    /// Whether the reserve is there for hard times.
+    pub fn has_reserve(&self) -> bool {
+        self.reserve().is(Stage::Held)
     }
 
     /// Makes the reserve if it is not there. A full disk is no error: it is tried again.

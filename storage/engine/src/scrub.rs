@@ -23,6 +23,7 @@ use crate::layout::SegmentFile;
 use crate::log::LogInner;
 use crate::scan::{BatchScan, Continuity, Scanned};
 use crate::state::Boundary;
+use crate::statistics::ScrubStatistics;
 
 /// Bytes that are checked between two pauses.
 const STEP_BYTES: u64 = 1 << 20;
@@ -59,12 +60,14 @@ impl Engine {
             // A round takes hours: it holds on to no log that is deleted meanwhile.
             let Some(log) = self.log(id) else { continue };
             for segment in log.inner.sealed_segments() {
+                self.inner.core.meters.count_scrub(ScrubStatistics { segments: 1, ..ScrubStatistics::default() });
                 if let Err(error) = log.inner.scrub_segment(segment).await {
                     let remedy = error.remedy();
                     tracing::warn!(log = %log.name(), segment = segment.get(), %error, remedy, "a segment could not be checked");
                 }
             }
         }
+        self.inner.core.meters.count_scrub(ScrubStatistics { rounds: 1, ..ScrubStatistics::default() });
     }
 }
 
@@ -168,6 +171,7 @@ impl LogInner {
     /// Keeps the scrub to its speed; a reader who waits only lets others run.
     async fn pause(&self, bytes: u64, speed: Speed) {
         let Speed::Scrub { .. } = speed else { return self.io().yield_now().await };
+        self.core.meters.count_scrub(ScrubStatistics { bytes, ..ScrubStatistics::default() });
         let rate = self.core.config.scrub_bytes_per_second.max(1);
         let pause = Duration::from_secs_f64(bytes as f64 / rate as f64);
         self.io().sleep(pause).await;

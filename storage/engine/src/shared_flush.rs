@@ -83,7 +83,11 @@ async fn run(core: &crate::engine::Core) {
     if planned.is_empty() {
         return;
     }
-    let result = if core.device.is_write_through() { Ok(()) } else { core.dir.flush_device(&core.io).await };
+    let result = if core.device.is_write_through() {
+        Ok(())
+    } else {
+        core.meters.flush(&core.io, core.dir.flush_device(&core.io)).await
+    };
     for (log, plan) in planned {
         log.shared_flush_ended(plan, &result);
     }

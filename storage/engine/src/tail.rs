@@ -264,6 +264,11 @@ impl TailCache {
         self.pool.bytes.get()
     }
 
+    /// Bytes that it may take.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max.get()
+    }
+
     /// Changes the bound; what is over it goes at once, as far as it is written.
     pub(crate) fn set_bytes_max(&self, bytes_max: usize) {
         self.bytes_max.set(bytes_max);

@@ -174,13 +174,16 @@ impl Core {
         let began = self.backend.now();
         self.backend.turn(&self.slots, &self.wakes, wait);
         let ended_by_another_core = self.wakes.was_kicked();
-        self.spin.slept(self.backend.now().since(began), ended_by_another_core);
+        let span = self.backend.now().since(began);
+        self.load.slept(span);
+        self.spin.slept(span, ended_by_another_core);
     }
 
     /// Waits awake, if that is worth it, for a message of another core. True if there is something to do.
     fn heard_while_awake(&self) -> bool {
         let Some(span) = self.spin.allowance() else { return false };
-        let mut end = self.backend.now() + span;
+        let began = self.backend.now();
+        let mut end = began + span;
         // A timer that is due in the meantime is not missed.
         if let Some(deadline) = self.timers.next_deadline() {
             end = end.min(deadline);
@@ -195,6 +198,7 @@ impl Core {
             }
             std::hint::spin_loop();
         };
+        self.load.spun(self.backend.now().since(began));
         self.spin.waited(heard);
         heard
     }

@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::executor::{self, Panicked, Task, Tasks};
 #[cfg(any(feature = "glommio", feature = "tokio-uring"))]
 use crate::foreign::ForeignBackend;
+use crate::load::LoadSums;
 use crate::memory::Memory;
 use crate::op::{Op, OpKey, Outcome, Pending, Slots};
 use crate::probe::DiskTraits;
@@ -136,6 +137,7 @@ pub(crate) struct Core {
     pub(crate) wakes: Arc<WakeList>,
     pub(crate) backend: BackendImpl,
     pub(crate) spin: Spin,
+    pub(crate) load: LoadSums,
     recycler: Arc<Recycler>,
     /// The executor is gone.
     pub(crate) closed: Cell<bool>,
@@ -150,6 +152,7 @@ impl Core {
     pub(crate) fn new(backend: BackendImpl, wakes: Arc<WakeList>, recycled_bytes_max: usize) -> Rc<Core> {
         // Virtual time stands still while a core runs: nobody waits awake in it.
         let spin = if matches!(backend, BackendImpl::Sim(_)) { Spin::never() } else { Spin::new() };
+        let load = LoadSums::new(backend.now());
         Rc::new(Core {
             tasks: Tasks::default(),
             timers: Timers::default(),
@@ -157,6 +160,7 @@ impl Core {
             wakes,
             backend,
             spin,
+            load,
             recycler: Recycler::new(recycled_bytes_max),
             closed: Cell::new(false),
         })
@@ -542,6 +546,10 @@ impl Io {
 
     pub(crate) fn backend_counters(&self) -> Counters {
         self.core.backend.counters()
+    }
+
+    pub(crate) fn load_sums(&self) -> &LoadSums {
+        &self.core.load
     }
 
     pub(crate) fn simulated_disk_traits(&self) -> Option<DiskTraits> {

@@ -19,7 +19,7 @@
 //! | `rounds.rs` | work that many cores want and one does |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
 //! | `foreign.rs`, `tokio_uring.rs`, `glommio.rs` | backends of files only, on foreign runtimes; behind features |
-//! | `counters.rs` | [`Counters`]: what a core has asked of the kernel |
+//! | `counters.rs`, `load.rs`, `latencies.rs` | [`Counters`]: what a core has asked of the kernel; [`Load`]: how it spends its time; [`Latencies`]: a histogram |
 //! | `send_file.rs`, `zeros.rs`, `pool.rs`, `os.rs`, `threads.rs` | files to sockets, helper threads, system calls, cores' threads |
 //!
 //! An operation owns its buffers until the kernel has finished with them. Dropping the future of an operation gives up
@@ -41,6 +41,8 @@ mod glommio;
 mod inline;
 mod inside;
 mod io;
+mod latencies;
+mod load;
 mod memory;
 mod op;
 mod os;
@@ -71,6 +73,8 @@ pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
 pub use file::{DirEntry, EntryKind, File, Hold, LockError, Metadata, OpenOptions};
 pub use io::{Backend, Io, IoConfig};
+pub use latencies::{Latencies, LatencyCounts};
+pub use load::Load;
 pub use memory::{Memory, memory};
 pub use probe::{DiskSpace, DiskTraits};
 pub use rounds::{Failed, Rounds};

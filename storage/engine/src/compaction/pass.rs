@@ -63,7 +63,7 @@ pub struct Compacted {
 
 impl Compacted {
     /// Adds what another pass has done.
-    pub(super) fn add(&mut self, other: &Compacted) {
+    pub(crate) fn add(&mut self, other: &Compacted) {
         self.bytes_read += other.bytes_read;
         self.bytes_written += other.bytes_written;
         self.records += other.records;
