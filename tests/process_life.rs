@@ -260,3 +260,22 @@ fn help_and_usage_errors_have_their_own_status() {
     let output = refused(data.path(), &["--no-such-flag"]);
     assert_eq!(output.status.code(), Some(2), "a usage error is status 2");
 }
+
+#[test]
+fn log_lines_for_programs_are_one_object_each() {
+    let data = data_dir();
+    let mut broker = Broker::start(data.path(), &["--cores", "1", "--log-format", "json", "-v"]);
+    let mut stranger = connect(&broker);
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it reads");
+    let about = broker.wait_for(|line| line.contains("connection closed").then(|| line.to_owned()));
+    let said = broker.stop();
+    for line in said.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let words = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name}: {line}")).to_owned();
+        assert!(["ERROR", "WARN", "INFO", "DEBUG"].contains(&words("level").as_str()), "{line}");
+        assert!(words("timestamp").ends_with('Z') && !words("message").is_empty(), "{line}");
+    }
+    let about: serde_json::Value = serde_json::from_str(&about).expect("it was read before");
+    let (level, peer) = (about["level"].as_str(), about["peer"].as_str());
+    assert_eq!((level, peer.is_some_and(|peer| peer.starts_with("127.0.0.1:"))), (Some("WARN"), true), "{about}");
+}

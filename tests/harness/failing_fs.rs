@@ -74,6 +74,14 @@ impl FailingFs {
         self.switch.hang.lock().expect("no request panics").folder = Some(folder.to_owned());
     }
 
+    /// How much waits for the disk to go on.
+    ///
+    /// # Panics
+    /// If a request has panicked.
+    pub fn waiting(&self) -> usize {
+        self.switch.hang.lock().expect("no request panics").waiting.len()
+    }
+
     /// The disk goes on, and answers everything that waited. How much that was.
     ///
     /// # Panics

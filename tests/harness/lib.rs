@@ -15,6 +15,7 @@ pub mod loop_disk;
 pub mod process;
 pub mod proxy;
 pub mod repository;
+pub mod scrape;
 pub mod simulated_broker;
 pub mod table_life;
 pub mod wire;

@@ -49,6 +49,8 @@ impl std::fmt::Display for Turned {
 pub(crate) struct Admission {
     limits: Cell<AdmissionLimits>,
     open: RefCell<Open>,
+    admitted: Cell<u64>,
+    turned_away: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -64,7 +66,7 @@ impl Admission {
         assert!(limits.total > 0 && limits.per_address > 0, "a broker that admits nobody serves nobody");
         assert!(cores > 0, "a broker has a core");
         let open = Open { per_core: vec![0; cores], ..Open::default() };
-        Self { limits: Cell::new(limits), open: RefCell::new(open) }
+        Self { limits: Cell::new(limits), open: RefCell::new(open), admitted: Cell::new(0), turned_away: Cell::new(0) }
     }
 
     /// Goes by other limits from now on. Who is connected stays, even above them.
@@ -78,6 +80,13 @@ impl Admission {
     /// # Errors
     /// Which limit is reached; the connection is not counted.
     pub(crate) fn admit(&self, address: IpAddr) -> Result<CoreIndex, Turned> {
+        let admitted = self.try_admit(address);
+        let count = if admitted.is_ok() { &self.admitted } else { &self.turned_away };
+        count.set(count.get() + 1);
+        admitted
+    }
+
+    fn try_admit(&self, address: IpAddr) -> Result<CoreIndex, Turned> {
         let limits = self.limits.get();
         let mut open = self.open.borrow_mut();
         if open.total >= limits.total {
@@ -93,6 +102,16 @@ impl Admission {
         let (core, count) = counts.min_by_key(|(_, count)| **count).expect("there is a core");
         *count += 1;
         Ok(CoreIndex(core))
+    }
+
+    /// Connections that were counted in so far.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.admitted.get()
+    }
+
+    /// Connections that were turned away so far.
+    pub(crate) fn turned_away(&self) -> u64 {
+        self.turned_away.get()
     }
 
     /// Counts a connection out again.

@@ -52,13 +52,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use heddle_cluster::controller::{Command, Fault, Response};
-use heddle_io::{File, Lease};
+use heddle_io::{File, Lease, Monotonic};
 use heddle_protocol::{ApiKey, DecodeError, EncodeError, Message, Reader, Request, RequestHeader, Writer, frame};
 use heddle_record::BrokerId;
 
 use crate::connection::{Rest, Session};
 use crate::core::Core;
 use crate::mailbox::FIRST_CORE;
+use crate::requests::ApiIndex;
 
 /// One API: what is advertised, what is served, and by whom.
 pub(crate) struct Api {
@@ -207,6 +208,8 @@ pub(crate) struct Call {
     pub(crate) key: ApiKey,
     pub(crate) version: i16,
     pub(crate) correlation_id: i32,
+    /// When it was taken.
+    pub(crate) began: Monotonic,
     /// The whole frame after its length; records are handed on as slices of it.
     pub(crate) frame: Lease,
     /// Where the body starts in the frame.
@@ -301,7 +304,18 @@ impl Call {
     pub(crate) fn answer<'a>(&self, response: &impl Message<'a>) -> Result<Answer, Refusal> {
         let mut writer = Writer::new();
         frame::encode_response(&mut writer, self.key, self.version, self.correlation_id, response)?;
+        self.note_errors(&mut writer);
         Ok(Answer(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
+    }
+
+    /// Counts the errors in the answer that was just written.
+    pub(crate) fn note_errors(&self, writer: &mut Writer) {
+        self.core.requests().failed(ApiIndex::of(self.key), writer.take_errors());
+    }
+
+    /// Counts the answer, which is ready now.
+    pub(crate) fn answered(&self) {
+        self.core.requests().answered(ApiIndex::of(self.key), self.began, self.core.io().now());
     }
 }
 

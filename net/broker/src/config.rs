@@ -35,6 +35,8 @@ pub struct BrokerConfig {
     pub backend: Backend,
     /// Where to listen; at least one.
     pub listeners: Vec<ListenerConfig>,
+    /// What is told about this broker, and where.
+    pub metrics: MetricsConfig,
     /// Connections in all (`max.connections`).
     pub connections_max: usize,
     /// Connections from one address (`max.connections.per.ip`).
@@ -86,6 +88,20 @@ pub enum PlantedPanic {
     Core,
     /// In a task that a core always runs, after its first turn.
     VitalTask,
+}
+
+/// What is told about a broker, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where metrics and health are served over HTTP, as host and port; port 0 lets the system choose
+    /// (`metrics.listener`).
+    pub listener: Option<(String, u16)>,
+    /// Topics with series of their own (`metrics.topics.max`).
+    pub topics_max: usize,
+    /// Partitions with series of their own (`metrics.partitions.max`).
+    pub partitions_max: usize,
+    /// Committed offsets with series of their own (`metrics.group.partitions.max`).
+    pub group_partitions_max: usize,
 }
 
 /// One listener.

@@ -28,6 +28,7 @@ use crate::api::{self, Api, Call, Handler, Pending, Refusal};
 use crate::concurrently;
 use crate::config::PlantedPanic;
 use crate::core::Core;
+use crate::requests::ApiIndex;
 
 use outbox::{Outbox, Queued};
 use receiver::{Frame, Receiver};
@@ -70,6 +71,9 @@ async fn answer(core: &Core, session: &Rc<Session>, frame: Frame, outbox: &Outbo
     outbox.room().await;
     let (call, opened) = open(core, session, frame.bytes, frame.rest)?;
     session.request_taken();
+    if let Opened::Served(_) = opened {
+        core.requests().taken(ApiIndex::of(call.key), call.version);
+    }
     match opened {
         Opened::Served(Api { handler: Handler::Overlapping, .. }) => {
             outbox.settled_but(call.key).await;
@@ -81,6 +85,7 @@ async fn answer(core: &Core, session: &Rc<Session>, frame: Frame, outbox: &Outbo
                 panic!("planted in a connection");
             }
             let answer = handle(&call).await?;
+            call.answered();
             outbox.push(Queued::Ready(answer));
         }
         Opened::Unversioned => outbox.push(Queued::Ready(api::api_versions::unsupported(&call)?)),
@@ -115,6 +120,7 @@ fn open(core: &Core, session: &Rc<Session>, frame: Lease, rest: Option<Rc<Rest>>
         key: api.key,
         version,
         correlation_id: start.correlation_id,
+        began: core.io().now(),
         frame,
         body_at,
         rest,

@@ -42,6 +42,29 @@ pub(crate) struct Coordinators {
     next: Cell<u64>,
 }
 
+/// The groups of one core, at a moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GroupsSample {
+    /// How many are in each state, in Kafka's words.
+    pub(crate) states: BTreeMap<&'static str, u64>,
+    /// Some of the offsets that are committed.
+    pub(crate) commits: Vec<CommitSample>,
+    /// How many there are in all.
+    pub(crate) commit_count: usize,
+}
+
+/// An offset that is committed.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitSample {
+    pub(crate) group: Arc<str>,
+    pub(crate) topic: Arc<str>,
+    /// The topic's id; zero where it was committed without.
+    pub(crate) topic_id: TopicId,
+    pub(crate) partition: PartitionIndex,
+    /// The next record to be read, as the client wrote it.
+    pub(crate) offset: i64,
+}
+
 /// Who waits for an answer that comes in a letter of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asker {
@@ -169,6 +192,16 @@ impl Coordinators {
             }
         }
         Ok(groups)
+    }
+
+    /// What the groups here are and have committed, at most `commits_max` offsets named.
+    pub(crate) async fn sample(&self, core: &Core, commits_max: usize) -> GroupsSample {
+        let mut sample = GroupsSample::default();
+        for office in self.all() {
+            office.sample(&mut sample, commits_max);
+            core.io().yield_now().await;
+        }
+        sample
     }
 
     /// Hands answers to those of this core who wait for them; some may have gone away.

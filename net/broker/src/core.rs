@@ -7,7 +7,7 @@
 //! Whatever changes a partition or the engine runs in [`Core::serve`], behind a guard: a panic there ends the process
 //! (docs/decisions/0005-panics.md).
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +29,15 @@ use crate::guard;
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, Inbox, Mailbox, Ticket, Wake, Wiring};
 use crate::message::{Ask, OpenRequest, PrepareRequest, PublishRequest, Reply, Request, SurrenderRequest};
+use crate::metrics::Stage;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::peer_log::PeerLog;
 use crate::producer_ids::ProducerIds;
 use crate::receive_budget::ReceiveBudget;
+use crate::requests::Requests;
 use crate::sessions::Sessions;
+use crate::traffic::Traffic;
 use crate::waiters::Polls;
 
 /// A handle to the core that the caller runs on. Cheap to clone; never leaves its thread.
@@ -69,6 +72,9 @@ struct Inner {
     sessions: Sessions,
     polls: Polls,
     fetch_sessions: FetchSessions,
+    requests: Requests,
+    traffic: Traffic,
+    stage: Cell<Stage>,
     peer_log: PeerLog,
     producer_ids: ProducerIds,
     receive_budget: Rc<ReceiveBudget>,
@@ -110,6 +116,9 @@ impl Core {
             sessions: Sessions::default(),
             polls: Polls::default(),
             fetch_sessions: FetchSessions::new(config.fetch_sessions_max.div_ceil(mailbox.cores())),
+            requests: Requests::default(),
+            traffic: Traffic::new(config.metrics.topics_max),
+            stage: Cell::new(Stage::Starting),
             peer_log: PeerLog::new(io.clone()),
             producer_ids: ProducerIds::default(),
             receive_budget: ReceiveBudget::new(config.receive_bytes_max / mailbox.cores()),
@@ -177,6 +186,26 @@ impl Core {
     /// The count of connections: that of the first core counts.
     pub(crate) fn admission(&self) -> &Admission {
         &self.inner.admission
+    }
+
+    /// What this core's connections have asked.
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.inner.requests
+    }
+
+    /// What went in and out of topics, as far as this core was asked.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    /// How far the broker is. On the first core.
+    pub(crate) fn stage(&self) -> Stage {
+        self.inner.stage.get()
+    }
+
+    /// The broker has come further. On the first core.
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        self.inner.stage.set(stage);
     }
 
     pub(crate) fn peer_log(&self) -> &PeerLog {

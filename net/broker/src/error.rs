@@ -58,6 +58,15 @@ pub enum StartError {
         /// What the resolver said.
         reason: String,
     },
+    /// The port for metrics and health could not be bound.
+    Metrics {
+        /// Where: the host as it was given.
+        host: String,
+        /// And the port.
+        port: u16,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// None of the listeners could be bound.
     NoListener,
     /// The data directory, or a log in it, could not be opened.
@@ -75,6 +84,7 @@ impl fmt::Display for StartError {
             Self::Resolve { host, reason } => {
                 write!(formatter, "cannot listen on {host}: {reason}; give --listen an address of this machine")
             }
+            Self::Metrics { host, port, error } => metrics_failed(formatter, host, *port, error),
             Self::NoListener => formatter.write_str("nothing to listen on; give --listen an address of this machine"),
             Self::Storage(error) => error.fmt(formatter),
             Self::Core(error) => error.fmt(formatter),
@@ -92,6 +102,17 @@ fn bind_failed(formatter: &mut fmt::Formatter<'_>, address: SocketAddr, error: &
         _ => "give --listen another address",
     };
     write!(formatter, "cannot listen on {address}: {error}: {advice}")
+}
+
+fn metrics_failed(formatter: &mut fmt::Formatter<'_>, host: &str, port: u16, error: &std::io::Error) -> fmt::Result {
+    use std::io::ErrorKind;
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => "another process uses this port; stop it, or give --metrics another port",
+        ErrorKind::AddrNotAvailable => "this machine has no such address; give --metrics one that it has",
+        ErrorKind::PermissionDenied => "ports below 1024 need a privilege; give --metrics a higher port",
+        _ => "give --metrics another address",
+    };
+    write!(formatter, "cannot serve metrics on {host}:{port}: {error}: {advice}")
 }
 
 impl std::error::Error for StartError {}

@@ -43,6 +43,16 @@ struct Open {
     evicted: u64,
 }
 
+/// What a [`FetchSessions`] has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FetchSessionsSample {
+    pub(crate) sessions: usize,
+    /// In all sessions.
+    pub(crate) partitions: usize,
+    /// Sessions that had to make room for others so far.
+    pub(crate) evicted: u64,
+}
+
 struct Slot {
     live: Rc<Live>,
     created: Monotonic,
@@ -62,6 +72,12 @@ impl FetchSessions {
     /// No session, and room for so many.
     pub(crate) fn new(slots: usize) -> Self {
         Self { slots, open: RefCell::default() }
+    }
+
+    /// Sessions, partitions in them, and sessions that were evicted so far.
+    pub(crate) fn sample(&self) -> FetchSessionsSample {
+        let open = self.open.borrow();
+        FetchSessionsSample { sessions: open.sessions.len(), partitions: open.partitions, evicted: open.evicted }
     }
 
     /// Whether a new session of so many partitions would get a place.

@@ -6,11 +6,12 @@
 //! On a single replica the high watermark follows [`LogOffsets::committable_end`] as it moves: what is flushed, so that
 //! nobody reads what a power cut can take back, or what is written where the topic relaxes flushing.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use heddle_engine::{
-    AppendError, AppendOrigin, Appended, Engine, FirstBatch, Log, LogConfig, LogOffsets, ReadError, ReadLimit, Staging,
+    AppendError, AppendOrigin, Appended, Engine, Error as EngineError, FirstBatch, Log, LogConfig, LogOffsets,
+    ReadError, ReadLimit, Staging,
 };
 use heddle_io::{AppendBuffer, Io, Lease, Monotonic};
 use heddle_protocol::ErrorCode;
@@ -22,6 +23,7 @@ use crate::message::{
     Accepted, Acks, AppendFault, AppendOutcome, Arm, DeleteBefore, EpochEnd, FoundOffset, Isolation, ReadData,
     ReadEntry, ReadFault, ReadLimits, ReadOutcome, Sought,
 };
+use crate::traffic::TopicTraffic;
 use crate::waiters::Armed;
 
 /// A partition and its log.
@@ -32,6 +34,8 @@ pub(crate) struct Partition {
     armed: Armed,
     /// Log start and high watermark when polls were woken last.
     told: Cell<(LogStartOffset, HighWatermark)>,
+    /// Where the records that come in are counted.
+    traffic: RefCell<Rc<TopicTraffic>>,
 }
 
 /// A batch that has its place in a log.
@@ -57,7 +61,8 @@ impl Partition {
         log.begin_epoch(terms.leader_epoch);
         let offsets = log.offsets();
         let told = Cell::new((offsets.log_start, offsets.high_watermark));
-        let partition = Rc::new(Self { log, terms: Cell::new(terms), armed: Armed::default(), told });
+        let traffic = RefCell::new(core.traffic().of(log.name().id.topic));
+        let partition = Rc::new(Self { log, terms: Cell::new(terms), armed: Armed::default(), told, traffic });
         partition.commit(core);
         let (core, followed) = (core.downgrade(), Rc::downgrade(&partition));
         partition.log.follow(move || {
@@ -75,6 +80,7 @@ impl Partition {
 
     /// Takes over what a new image says.
     pub(crate) fn update(&self, core: &Core, terms: Terms, config: &LogConfig) {
+        self.traffic.replace(core.traffic().of(self.log.name().id.topic));
         let before = self.terms.replace(terms);
         if terms.leader_epoch > before.leader_epoch {
             self.log.begin_epoch(terms.leader_epoch);
@@ -107,6 +113,19 @@ impl Partition {
         acks: Acks,
         deadline: Monotonic,
     ) -> Result<Placed, AppendFault> {
+        let len = batch.len();
+        let placed = self.try_place(io, batch, acks, deadline).await;
+        self.count_produce(len, placed.as_ref().ok().map(|placed| &placed.appended));
+        placed
+    }
+
+    async fn try_place(
+        self: &Rc<Self>,
+        io: &Io,
+        batch: Lease,
+        acks: Acks,
+        deadline: Monotonic,
+    ) -> Result<Placed, AppendFault> {
         let terms = self.terms_for(acks)?;
         // A disk that hangs holds an append up before it has its offsets, once too much waits to be written.
         let append = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch);
@@ -115,11 +134,26 @@ impl Partition {
             Acks::Leader | Acks::All => in_time(io, deadline, append).await?,
         };
         let appended = appended.map_err(|error| self.fault(error))?;
-        Ok(Rc::clone(self).placed(appended))
+        Ok(Placed { partition: Rc::clone(self), appended })
     }
 
     /// Receives a batch of `len` bytes into its place in the log ([`Log::stage`]), header first.
     pub(crate) async fn stage(
+        &self,
+        io: &Io,
+        header: &[u8; HEADER_LEN],
+        len: usize,
+        (acks, deadline): (Acks, Monotonic),
+        receive: impl FnMut(&mut AppendBuffer, usize) -> Result<usize, heddle_io::Error>,
+    ) -> Result<Staging, AppendFault> {
+        let staging = self.try_stage(io, header, len, (acks, deadline), receive).await;
+        if staging.is_err() {
+            self.count_produce(len, None);
+        }
+        staging
+    }
+
+    async fn try_stage(
         &self,
         io: &Io,
         header: &[u8; HEADER_LEN],
@@ -136,9 +170,28 @@ impl Partition {
         staging.map_err(|error| self.fault(error))
     }
 
-    /// What an append was given, to be waited for.
-    pub(crate) fn placed(self: Rc<Self>, appended: Appended) -> Placed {
+    /// What a batch of `len` bytes was given that was staged, to be waited for.
+    pub(crate) fn placed(self: Rc<Self>, appended: Appended, len: usize) -> Placed {
+        self.count_produce(len, Some(&appended));
         Placed { partition: self, appended }
+    }
+
+    /// Counts a batch of `len` bytes: what it was given, or that it was refused. One that was there already is not counted
+    /// in again.
+    fn count_produce(&self, len: usize, appended: Option<&Appended>) {
+        self.traffic.borrow().count(|counts| {
+            counts.produces += 1;
+            match appended {
+                Some(appended) if !appended.duplicate => {
+                    let between = appended.last_offset.distance_from(appended.base_offset);
+                    counts.records_in +=
+                        between.and_then(|count| u64::try_from(count).ok()).map_or(0, |count| count + 1);
+                    counts.bytes_in += len as u64;
+                }
+                Some(_) => {}
+                None => counts.produces_failed += 1,
+            }
+        });
     }
 
     /// The terms in force, if they allow an append.
@@ -154,7 +207,9 @@ impl Partition {
     /// poll, and nobody reads it before it is committed.
     pub(crate) async fn append_own(&self, batch: Lease) -> Result<Offset, AppendFault> {
         let terms = self.terms_for(Acks::All)?;
+        let len = batch.len();
         let appended = self.log.append(batch, AppendOrigin::Broker, terms.leader_epoch).await;
+        self.count_produce(len, appended.as_ref().ok());
         appended.map(|appended| appended.last_offset).map_err(|error| self.fault(error))
     }
 
@@ -215,7 +270,13 @@ impl Partition {
             Ok(read) => Ok(ReadData { limits, bytes: read.bytes, pieces: read.pieces, diverging: None }),
             Err(ReadError::OutOfRange { .. }) => Err(ErrorCode::OffsetOutOfRange.into()),
             Err(ReadError::Failed(error)) => {
-                tracing::error!(log = %self.log.name(), "a read failed: {error}");
+                // A client that reads on would have the same line written again and again.
+                match &error {
+                    EngineError::Damaged { .. } | EngineError::Offline(_) => {
+                        tracing::debug!(log = %self.log.name(), "a read failed, as was told before: {error}");
+                    }
+                    _ => tracing::error!(log = %self.log.name(), "a read failed: {error}"),
+                }
                 Err(ErrorCode::KafkaStorageError.into())
             }
         }

@@ -4,13 +4,14 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_cluster::MetadataImage;
 use heddle_engine::producer_state::Producer;
-use heddle_engine::{Engine, FirstBatch, LogConfig, LogName};
+use heddle_engine::{DataDir, Engine, FirstBatch, LogConfig, LogName, LogStatistics, Statistics};
 use heddle_io::Task;
 use heddle_protocol::ErrorCode;
 use heddle_record::{LogId, LogStartOffset, PartitionIndex, ProducerId};
@@ -163,6 +164,30 @@ impl Partitions {
         request.logs.iter().map(|log| Ok(self.find(*log)?.log().size_bytes())).collect()
     }
 
+    /// The logs that are open here, `count` at most of those behind `after`, in the order of ids.
+    pub(crate) fn logs_after(&self, after: Option<LogId>, count: usize) -> Vec<(LogId, LogStatistics)> {
+        let open = self.open.borrow();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let served =
+            open.range((start, Bound::Unbounded)).filter_map(|(log, opened)| Some((log, opened.as_ref().ok()?)));
+        served.take(count).map(|(log, partition)| (*log, partition.log().statistics())).collect()
+    }
+
+    /// Partitions that are not served because their logs are damaged.
+    pub(crate) fn closed(&self) -> usize {
+        self.open.borrow().values().filter(|opened| opened.is_err()).count()
+    }
+
+    /// What this core's engine has done and has, once it is open.
+    pub(crate) fn statistics(&self) -> Option<Statistics> {
+        self.engine.get().map(Engine::statistics)
+    }
+
+    /// The data directory, once it is open.
+    pub(crate) fn open_data_dir(&self) -> Option<&DataDir> {
+        self.engine.get().map(Engine::data_dir)
+    }
+
     /// Forgets producers that were silent for this long, from now on.
     pub(crate) fn set_producer_id_expiration(&self, expiration: Duration) {
         self.open_engine().set_producer_id_expiration(expiration);
@@ -187,6 +212,7 @@ impl Partitions {
         let engine = self.open_engine();
         let mut opening = Opening::default();
         'topics: for topic in change.topics() {
+            core.traffic().learn(topic.id);
             let settings = topic_settings::of(change.image(), core.broker_id(), &core.config().settings, topic);
             for (index, state) in (0..).zip(&topic.partitions) {
                 let log = LogId { topic: topic.id, partition: PartitionIndex::new(index) };
@@ -220,6 +246,10 @@ impl Partitions {
 
     /// Drops the partitions that are gone with `change`, and deletes their logs, damaged ones too.
     pub(crate) async fn drop_gone(&self, core: &Core, change: &Change) {
+        change
+            .shrunk()
+            .filter(|topic| change.image().topic(*topic).is_none())
+            .for_each(|topic| core.traffic().forget(topic));
         let mut deleting = VecDeque::new();
         for log in self.gone(change) {
             let removed = self.open.borrow_mut().remove(&log);

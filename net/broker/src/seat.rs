@@ -22,6 +22,7 @@ use crate::error::{BrokerError, StartError, StopError};
 use crate::listener::{self, Listening};
 use crate::mailbox::{CoreIndex, FIRST_CORE, Inbox, Wiring, wire};
 use crate::message::{CloseRequest, DrainRequest, OpenRequest};
+use crate::metrics::{self, Observed, Observer, Stage};
 
 /// The part of the time for stopping that connections may take to finish; the rest is for the disk.
 const DRAIN_SHARE: u32 = 2;
@@ -35,6 +36,8 @@ pub struct FirstSeat {
 pub struct Seat {
     config: Arc<BrokerConfig>,
     wiring: Wiring,
+    /// Where the core is asked for its numbers, if anybody does.
+    observed: Option<Observed>,
 }
 
 /// What a broker chose when it started, for the person who started it.
@@ -59,18 +62,28 @@ pub struct Started {
 pub fn seats(config: BrokerConfig) -> (FirstSeat, Vec<Seat>) {
     assert!(config.cores > 0, "a broker has a core");
     let config = Arc::new(config);
-    let mut seats = wire(config.cores, config.mailbox_capacity)
-        .into_iter()
-        .map(|wiring| Seat { config: Arc::clone(&config), wiring });
+    let mut seats = wire(config.cores, config.mailbox_capacity).into_iter().map(|wiring| Seat {
+        config: Arc::clone(&config),
+        wiring,
+        observed: None,
+    });
     let first = seats.next().expect("there is a core");
     (FirstSeat { seat: first }, seats.collect())
+}
+
+/// Has all cores of a broker answer whoever holds the end that this gives.
+pub(crate) fn observe(first: &mut FirstSeat, others: &mut [Seat]) -> Observer {
+    let (ends, observer) = metrics::observe(1 + others.len());
+    let seats = std::iter::once(&mut first.seat).chain(others);
+    seats.zip(ends).for_each(|(seat, end)| seat.observed = Some(end));
+    observer
 }
 
 impl Seat {
     /// Runs a core other than the first, until the first is gone.
     pub async fn run(self, io: Io) {
         let (core, inboxes) = Core::new(io, self.config, self.wiring);
-        let letters = attend(&core, inboxes);
+        let letters = attend(&core, inboxes, self.observed);
         for (from, letters) in letters {
             if from == FIRST_CORE {
                 letters.await;
@@ -80,7 +93,7 @@ impl Seat {
 }
 
 /// Starts what every core runs; gives the tasks that serve the letters of each other core.
-fn attend(core: &Core, inboxes: Vec<Inbox>) -> Vec<(CoreIndex, Task<()>)> {
+fn attend(core: &Core, inboxes: Vec<Inbox>, observed: Option<Observed>) -> Vec<(CoreIndex, Task<()>)> {
     let sweeping = core.clone();
     if core.config().planted_panic == PlantedPanic::VitalTask {
         let io = core.io().clone();
@@ -91,6 +104,9 @@ fn attend(core: &Core, inboxes: Vec<Inbox>) -> Vec<(CoreIndex, Task<()>)> {
     }
     drop(core.spawn_vital(async move { sweeping.sessions().sweep(sweeping.io(), sweeping.config()).await }));
     drop(core.spawn_vital(core.clone().deliver_letters()));
+    if let Some(observed) = observed {
+        drop(core.io().spawn(metrics::answer_observer(core.clone(), observed)));
+    }
     let serve = |inbox: Inbox| (inbox.from, core.spawn_vital(core.clone().answer_letters(inbox)));
     inboxes.into_iter().map(serve).collect()
 }
@@ -106,11 +122,13 @@ impl FirstSeat {
         started: impl FnOnce(&Started),
         stop: impl Future<Output = ()>,
     ) -> Result<(), BrokerError> {
-        let Seat { config, wiring } = self.seat;
+        let Seat { config, wiring, observed } = self.seat;
         let (core, inboxes) = Core::new(io, config, wiring);
-        drop(attend(&core, inboxes));
+        drop(attend(&core, inboxes, observed));
         started(&start(&core).await?);
+        core.set_stage(Stage::Serving);
         stop.await;
+        core.set_stage(Stage::Stopping);
         self::stop(&core).await?;
         Ok(())
     }

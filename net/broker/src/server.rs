@@ -3,6 +3,7 @@
 //! Owns what only a process has. What happens on a core is in [`crate::seat`], so that a test or the simulator can run a
 //! broker without any of this.
 
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::exit;
 use std::sync::mpsc::sync_channel;
@@ -13,7 +14,8 @@ use heddle_io::{Executor, Io, IoConfig, Signals, threads};
 
 use crate::config::BrokerConfig;
 use crate::error::{BrokerError, StartError};
-use crate::seat::{Seat, Started, seats};
+use crate::metrics::{About, MetricsServer};
+use crate::seat::{Seat, Started, observe, seats};
 
 /// The status of a process that was not stopped cleanly.
 const UNCLEAN: i32 = 1;
@@ -27,6 +29,8 @@ pub struct Chosen {
     pub backend: &'static str,
     /// Why this backend, in words.
     pub reason: String,
+    /// Where metrics and health are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Runs a broker on this thread and on one more for each further core, until SIGTERM or SIGINT. `started` is called
@@ -35,13 +39,24 @@ pub struct Chosen {
 /// # Errors
 /// Why it did not start, or did not stop cleanly, in one line.
 pub fn run(config: BrokerConfig, started: impl FnOnce(&Started, &Chosen)) -> Result<(), BrokerError> {
+    let bound = MetricsServer::bind(&config.metrics)?;
     let io_config = IoConfig { backend: config.backend, ..IoConfig::default() };
     let (cores, stop_time_max) = (config.cores, config.stop_time_max);
     let executor = Executor::new(io_config.clone()).map_err(StartError::Core)?;
     // Before any other thread starts: they take over that these signals are not for them.
     let signals = executor.io().signals().map_err(StartError::Core)?;
-    let chosen = Chosen { cores, backend: executor.backend_name(), reason: executor.backend_reason() };
-    let (first, others) = seats(config);
+    let about = About { backend: executor.backend_name(), bounds: config.metrics.clone() };
+    let (mut first, mut others) = seats(config);
+    let metrics = match bound {
+        Some(bound) => Some(MetricsServer::start(bound, observe(&mut first, &mut others), about)?),
+        None => None,
+    };
+    let chosen = Chosen {
+        cores,
+        backend: executor.backend_name(),
+        reason: executor.backend_reason(),
+        metrics: metrics.as_ref().map(MetricsServer::address),
+    };
     let threads = others.into_iter().enumerate();
     let threads: Vec<JoinHandle<()>> =
         threads.map(|(index, seat)| spawn(index + 1, seat, io_config.clone())).collect::<Result<_, _>>()?;
@@ -57,6 +72,7 @@ pub fn run(config: BrokerConfig, started: impl FnOnce(&Started, &Chosen)) -> Res
         // A panic of a core has ended the process already.
         let _ = thread.join();
     }
+    drop(metrics);
     outcome
 }
 

@@ -16,6 +16,27 @@ use crate::connection::Session;
 /// How often connections are looked at for being slow, silent or idle.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// The peer went, or the broker stopped.
+    Finished,
+    /// It was too slow or silent for too long.
+    Cut,
+    /// What it sent was no request that can be answered.
+    Fault,
+    /// A handler panicked: our fault.
+    Panicked,
+}
+
+/// Every way, with its name.
+pub(crate) const FAREWELLS: [(Farewell, &str); 4] = [
+    (Farewell::Finished, "finished"),
+    (Farewell::Cut, "cut"),
+    (Farewell::Fault, "fault"),
+    (Farewell::Panicked, "panicked"),
+];
+
 /// The connections of one core.
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -23,6 +44,8 @@ pub(crate) struct Sessions {
     next: Cell<u64>,
     draining: Cell<bool>,
     ended: Notify,
+    /// How many ended, and how.
+    farewells: [Cell<u64>; FAREWELLS.len()],
 }
 
 impl Sessions {
@@ -41,6 +64,29 @@ impl Sessions {
     pub(crate) fn remove(&self, session: &Session) {
         self.open.borrow_mut().remove(&session.number);
         self.ended.notify_all();
+    }
+
+    /// Counts a connection that is over.
+    pub(crate) fn count_farewell(&self, how: Farewell) {
+        let count = &self.farewells[how as usize];
+        count.set(count.get() + 1);
+    }
+
+    /// How many connections ended, in the order of [`FAREWELLS`].
+    pub(crate) fn farewells(&self) -> [u64; FAREWELLS.len()] {
+        self.farewells.each_ref().map(Cell::get)
+    }
+
+    /// Open connections by listener.
+    pub(crate) fn by_listener(&self) -> BTreeMap<String, usize> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for session in self.open.borrow().values() {
+            match counts.get_mut(&session.listener.name) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(session.listener.name.clone(), 1)),
+            }
+        }
+        counts
     }
 
     /// Looks at every connection once a second, for as long as the core runs.

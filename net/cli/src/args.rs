@@ -89,6 +89,15 @@ pub(crate) struct ServeArgs {
     /// Tell clients of the listener with this name to connect here; repeats [default: the address listened on]
     #[arg(long, value_name = "[NAME://]HOST:PORT")]
     pub(crate) advertise: Vec<String>,
+    /// Serve metrics and health over HTTP here
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        num_args = 0..=1,
+        default_missing_value = "127.0.0.1:9644",
+        help = "Serve metrics and health over HTTP, here or on 127.0.0.1:9644 [default: not at all]"
+    )]
+    pub(crate) metrics: Option<String>,
     /// How many cores to use [default: what CPU affinity and the cgroup quota allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) cores: Option<u16>,

@@ -56,6 +56,9 @@ fn settings(args: &ServeArgs) -> anyhow::Result<StartSettings> {
     if !args.advertise.is_empty() {
         settings.set("advertised.listeners", &args.advertise.join(","), "--advertise")?;
     }
+    if let Some(metrics) = &args.metrics {
+        settings.set("metrics.listener", metrics, "--metrics")?;
+    }
     if let Some(cores) = args.cores {
         settings.set("cores", &cores.to_string(), "--cores")?;
     }
@@ -137,6 +140,9 @@ fn announce(started: &Started, chosen: &Chosen, data_dir: &str, wildcards: &[Str
             }
             None => tracing::info!("listening on {} ({})", listening.address, listening.name),
         }
+    }
+    if let Some(address) = chosen.metrics {
+        tracing::info!("metrics on http://{address}/metrics, health on /healthz and /readyz");
     }
     for name in wildcards {
         tracing::info!("{name}: clients are told the address that they have connected to; --advertise tells another");

@@ -42,6 +42,7 @@ impl Writer {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.gaps.clear();
+        self.errors.clear();
     }
 
     /// The bytes written so far, gaps left out.

@@ -37,6 +37,7 @@ pub(crate) fn unsupported(call: &Call) -> Result<Answer, Refusal> {
     let own: Vec<ApiVersion> = response.api_keys.iter().filter(|api| api.api_key == call.key.code()).collect();
     response.api_keys = own.into();
     frame::encode_response(&mut writer, call.key, 0, call.correlation_id, &response)?;
+    call.note_errors(&mut writer);
     Ok(Answer(vec![Part::Bytes(Lease::from_vec(writer.into_bytes()))]))
 }
 

@@ -16,7 +16,7 @@ use super::{Answer, Call, Refusal};
 use crate::fetch_sessions::{self, EPOCH_FINAL, EPOCH_INITIAL, FetchSession, Live, Naming, next_epoch};
 use crate::message::Isolation;
 
-use gathering::{Gathering, Visit};
+use gathering::{Gathering, Slot, Visit};
 
 /// Partitions that one request, or one session, may name.
 const PARTITIONS_MAX: usize = 200_000;
@@ -36,12 +36,15 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
         Context::Sessionless => {
             let mut gathering = Gathering::of_request(call, &request);
             gathering.work().await;
-            response::all(call, gathering.into_slots(), isolation(&request), 0)
+            let slots = gathering.into_slots();
+            count(call, &slots);
+            response::all(call, slots, isolation(&request), 0)
         }
         Context::Opening(live) => {
             let mut gathering = Gathering::of_session(call, &request, Visit::new(&live));
             gathering.work().await;
             let slots = gathering.into_slots();
+            count(call, &slots);
             let sessions = call.core.fetch_sessions();
             let io = call.core.io();
             response::tell(&live, &slots, isolation(&request));
@@ -60,11 +63,31 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
                 let error_code = ErrorCode::InvalidFetchSessionEpoch.code();
                 return call.answer(&FetchResponse { error_code, session_id: id, ..FetchResponse::default() });
             }
+            count(call, &slots);
             let news = response::tell(&live, &slots, isolation(&request));
             let slots = slots.into_iter().zip(news).filter_map(|(slot, is_news)| is_news.then_some(slot)).collect();
             response::all(call, slots, isolation(&request), id)
         }
         Context::Refused(error) => refuse(call, &request, error),
+    }
+}
+
+/// Counts what a fetch has looked at and is about to get.
+fn count(call: &Call, slots: &[Slot<'_>]) {
+    let traffic = call.core.traffic();
+    let topic_of = |slot: &Slot<'_>| slot.question.map(|(_, entry)| entry.log.topic);
+    for slots in slots.chunk_by(|a, b| topic_of(a) == topic_of(b)) {
+        // Partitions that nobody has are nobody's traffic.
+        let Some(topic) = slots.first().and_then(topic_of) else { continue };
+        traffic.of(topic).count(|counts| {
+            for slot in slots {
+                counts.fetches += 1;
+                match &slot.outcome {
+                    Ok(data) => counts.bytes_out += data.bytes as u64,
+                    Err(_) => counts.fetches_failed += 1,
+                }
+            }
+        });
     }
 }
 

@@ -96,7 +96,10 @@ impl Pending {
         });
         let topics: Vec<OffsetCommitResponseTopic<'_>> = topics.collect();
         let response = OffsetCommitResponse { topics: topics.into(), ..OffsetCommitResponse::default() };
-        Ok(frame::encode_response(writer, call.key, call.version, call.correlation_id, &response)?)
+        frame::encode_response(writer, call.key, call.version, call.correlation_id, &response)?;
+        call.note_errors(writer);
+        call.answered();
+        Ok(())
     }
 }
 

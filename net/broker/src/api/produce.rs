@@ -161,7 +161,7 @@ async fn stage(
         }
         Err(fault) => return Ok(Err(fault)),
     };
-    Ok(Ok(Rc::clone(partition).placed(appended)))
+    Ok(Ok(Rc::clone(partition).placed(appended, len)))
 }
 
 type Unroutable = (AppendFault, Option<(BrokerId, LeaderEpoch)>);
@@ -228,6 +228,7 @@ impl Pending {
         if let Some(fault) = faults().find(|fault| fault.error == ErrorCode::UnknownServerError) {
             tracing::error!(peer = %self.call.session.peer, "a produce failed by our fault: {fault:?}");
         }
+        self.call.answered();
         if self.acks == Acks::None {
             return match faults().next() {
                 None => Ok(()),
@@ -261,7 +262,9 @@ impl Pending {
         let response =
             ProduceResponse { responses: responses.into(), throttle_time_ms: 0, node_endpoints: node_endpoints.into() };
         let call = &self.call;
-        Ok(frame::encode_response(writer, call.key, call.version, call.correlation_id, &response)?)
+        frame::encode_response(writer, call.key, call.version, call.correlation_id, &response)?;
+        call.note_errors(writer);
+        Ok(())
     }
 }
 

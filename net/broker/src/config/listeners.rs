@@ -77,6 +77,21 @@ pub(super) fn check(read: &Reader<'_>) -> Result<Vec<ListenerConfig>, ConfigErro
         .collect()
 }
 
+/// Where metrics are to be served, if anywhere.
+///
+/// # Errors
+/// The place is malformed, or open to other machines without `insecure`.
+pub(super) fn metrics(read: &Reader<'_>) -> Result<Option<(String, u16)>, ConfigError> {
+    const SETTING: &str = "metrics.listener";
+    let Some(text) = read.text(SETTING).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let address = if text.contains("://") { None } else { Address::parse(SETTING, &text).ok() };
+    let Some(address) = address else { return Err(ConfigError::new(format!("{SETTING}: {text} is not host:port"))) };
+    if !is_loopback(&address.host) && !read.is_on("insecure") {
+        return Err(open_to_all(&address));
+    }
+    Ok(Some((address.host, address.port)))
+}
+
 fn check_distinct(listeners: &[Address]) -> Result<(), ConfigError> {
     let mut places = BTreeSet::new();
     for listener in listeners {
@@ -190,5 +205,28 @@ mod tests {
         assert!(refused("0.0.0.0:9092").contains("every address"));
         assert!(refused("a:1,b:1").contains("twice"));
         assert!(listeners(&[("listeners", "localhost:1,localhost:1")]).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn metrics_are_served_where_it_is_said_and_not_to_other_machines_unasked() {
+        let metrics = |pairs: &[(&str, &str)]| {
+            let mut settings = StartSettings::default();
+            pairs.iter().for_each(|(name, value)| settings.set(name, value, "--set").unwrap());
+            let checked = settings.check(Machine { cores: 1, memory_bytes: 1 << 30 });
+            checked.map(|config| config.metrics.listener).map_err(|error| error.to_string())
+        };
+        assert_eq!(metrics(&[]), Ok(None));
+        assert_eq!(metrics(&[("metrics.listener", "")]), Ok(None));
+        assert_eq!(metrics(&[("metrics.listener", "127.0.0.1:9644")]), Ok(Some(("127.0.0.1".into(), 9644))));
+        assert_eq!(metrics(&[("metrics.listener", "[::1]:0")]), Ok(Some(("::1".into(), 0))));
+        for malformed in ["9644", "PLAIN://127.0.0.1:9644", "127.0.0.1:99999", "::1:9644"] {
+            assert!(
+                metrics(&[("metrics.listener", malformed)]).unwrap_err().contains("is not host:port"),
+                "{malformed}"
+            );
+        }
+        let open = [("metrics.listener", "0.0.0.0:9644")];
+        assert!(metrics(&open).unwrap_err().contains("--insecure"));
+        assert_eq!(metrics(&[open[0], ("insecure", "true")]), Ok(Some(("0.0.0.0".into(), 9644))));
     }
 }

@@ -17,7 +17,7 @@ use heddle_io::Backend;
 use heddle_record::BrokerId;
 
 use super::listeners;
-use super::{BrokerConfig, PlantedPanic};
+use super::{BrokerConfig, MetricsConfig, PlantedPanic};
 use crate::log_levels::{LogLevel, LogLevels};
 
 /// What the broker may use where no setting says so.
@@ -141,6 +141,12 @@ impl StartSettings {
                 _ => Backend::Auto,
             },
             listeners: listeners::check(&read)?,
+            metrics: MetricsConfig {
+                listener: listeners::metrics(&read)?,
+                topics_max: read.size("metrics.topics.max"),
+                partitions_max: read.size("metrics.partitions.max"),
+                group_partitions_max: read.size("metrics.group.partitions.max"),
+            },
             connections_max: read.size("max.connections").max(1),
             connections_per_address_max: read.size("max.connections.per.ip").max(1),
             connection_idle_max: read.duration("connections.max.idle.ms"),

@@ -17,6 +17,7 @@ use crate::api::Refusal;
 use crate::config::BrokerConfig;
 use crate::core::Core;
 use crate::listener::Listening;
+use crate::sessions::Farewell;
 
 /// One connection, for its handlers and for the core's sweep.
 pub(crate) struct Session {
@@ -170,8 +171,19 @@ impl Session {
         }
     }
 
+    fn farewell(&self, ending: &Ending) -> Farewell {
+        match ending {
+            _ if self.cut.borrow().is_some() => Farewell::Cut,
+            Ending::Finished => Farewell::Finished,
+            Ending::Socket(error) if is_departure(error) => Farewell::Finished,
+            Ending::Panicked(_) => Farewell::Panicked,
+            _ => Farewell::Fault,
+        }
+    }
+
     /// Logs the end, if a person could want to act on it.
     pub(super) fn ended(&self, core: &Core, ending: &Ending) {
+        core.sessions().count_farewell(self.farewell(ending));
         if let Some(reason) = self.cut.borrow().as_deref() {
             core.peer_log().closed(self.peer, reason);
             return;

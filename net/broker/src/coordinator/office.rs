@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heddle_cluster::group::{Command, Coordinator, GroupRecord, GroupSettings, Now, Outcome, Response, Ticket};
@@ -22,10 +23,10 @@ use heddle_engine::{FirstBatch, Log, Piece, ReadLimit};
 use heddle_io::sync::{Notify, OneshotReceiver, OneshotSender, Semaphore, oneshot};
 use heddle_io::{Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{Batches, Offset, RecordBatch, Timestamp, TopicId};
+use heddle_record::{Batches, Offset, PartitionIndex, RecordBatch, Timestamp, TopicId};
 
 use super::gathered::Gathered;
-use super::{Asker, Coordinators};
+use super::{Asker, CommitSample, Coordinators, GroupsSample};
 use crate::core::Core;
 use crate::partition::Partition;
 
@@ -268,6 +269,24 @@ impl Office {
     /// Stops deciding for good.
     pub(super) fn close(&self, core: &Core) {
         self.replace(core, State::Closed);
+    }
+
+    /// Adds what the groups here are and have committed, as long as no more than `commits_max` offsets are named.
+    pub(super) fn sample(&self, sample: &mut GroupsSample, commits_max: usize) {
+        let state = self.state.borrow();
+        let State::Active(coordinator) = &*state else { return };
+        for (_, state) in coordinator.states() {
+            *sample.states.entry(state).or_default() += 1;
+        }
+        sample.commit_count += coordinator.commit_count();
+        let room = commits_max.saturating_sub(sample.commits.len());
+        sample.commits.extend(coordinator.commits().take(room).map(|commit| CommitSample {
+            group: Arc::clone(commit.group),
+            topic: Arc::clone(commit.topic),
+            topic_id: commit.committed.topic_id,
+            partition: PartitionIndex::new(commit.partition),
+            offset: commit.committed.offset,
+        }));
     }
 
     /// Forgets offsets of topics that the image no longer has.

@@ -73,6 +73,7 @@ pub(super) fn all(
     };
     let mut writer = Writer::new();
     frame::encode_response(&mut writer, call.key, call.version, call.correlation_id, &response)?;
+    call.note_errors(&mut writer);
     let (bytes, gaps) = writer.finish();
     let pieces = slots.into_iter().filter_map(|slot| slot.outcome.ok()).map(|data| data.pieces);
     Ok(Answer(fill(Lease::from_vec(bytes), &gaps, pieces)))
