@@ -152,6 +152,112 @@ fn kill_nine_takes_no_committed_offset_back_and_leaves_no_record_out() {
     assert!(ledger.generations() >= 2, "members met in {} generations only", ledger.generations());
 }
 
+/// A group of one member, and what it committed.
+struct Alone {
+    group: &'static str,
+    id: String,
+    connection: Connection,
+}
+
+impl Alone {
+    fn new(address: &str, group: &'static str) -> Self {
+        let mut alone = Self { group, id: String::new(), connection: Connection::open(address).expect("it listens") };
+        assert_eq!(alone.join().expect("a member joins"), 1);
+        alone.connection.call(ApiKey::OffsetCommit, 7, &alone.commit(5)).expect("an answer");
+        alone
+    }
+
+    /// Joins, again or for the first time, and gives itself everything; the generation.
+    fn join(&mut self) -> Result<i64, String> {
+        let joined = ok(self.connection.call(ApiKey::JoinGroup, 3, &join(self.group, &self.id))?)?;
+        text(&joined, "memberId").clone_into(&mut self.id);
+        let generation = number(&joined, "generationId");
+        let sync = format!(
+            "{{groupId: {}, generationId: {generation}, memberId: {:?}, assignments: [{{memberId: {:?}, \
+             assignment: b\"all\"}}]}}",
+            self.group, self.id, self.id
+        );
+        ok(self.connection.call(ApiKey::SyncGroup, 3, &sync)?)?;
+        Ok(generation)
+    }
+
+    fn commit(&self, offset: i64) -> String {
+        format!(
+            "{{groupId: {}, generationIdOrMemberEpoch: 1, memberId: {:?}, topics: [{{name: loom, partitions: \
+             [{{partitionIndex: 0, committedOffset: {offset}}}]}}]}}",
+            self.group, self.id
+        )
+    }
+
+    fn beat(&mut self, address: &str) -> Result<(), String> {
+        self.connection = Connection::open(address)?;
+        let beat = format!("{{groupId: {}, generationId: 1, memberId: {:?}}}", self.group, self.id);
+        ok(self.connection.call(ApiKey::Heartbeat, 3, &beat)?).map(drop)
+    }
+
+    /// Sends a request whose answer nobody waits for.
+    fn send(&mut self, api: ApiKey, version: i16, fields: &str) {
+        let fields = Cursor::new(fields).value().expect("a request");
+        self.connection.send(api, version, &fields).expect("it is taken");
+    }
+}
+
+/// The process is killed while a group is in some phase: what was committed is there, the group goes on, another has not
+/// noticed. `net/broker/tests/wire/group_cuts.rs` does so at more moments, on a simulated disk.
+#[test]
+fn kill_nine_in_each_phase_leaves_what_was_committed() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let mut broker = start(data.path(), port);
+    create(&address, "loom", 1);
+    let mut calm = Alone::new(&address, "calm");
+    for phase in ["joining", "awaiting", "stable", "committing", "leaving", "deleting"] {
+        let mut group = Alone::new(&address, phase);
+        let mut other = Connection::open(&address).expect("it listens");
+        let newcomer = Cursor::new(&join(phase, "")).value().expect("a request");
+        match phase {
+            "joining" => other.send(ApiKey::JoinGroup, 3, &newcomer).expect("it is taken"),
+            "awaiting" => {
+                other.send(ApiKey::JoinGroup, 3, &newcomer).expect("it is taken");
+                let beat = format!("{{groupId: {phase}, generationId: 1, memberId: {:?}}}", group.id);
+                insist("the rebalance", || match ok(group.connection.call(ApiKey::Heartbeat, 3, &beat)?) {
+                    Err(error) if error == "REBALANCE_IN_PROGRESS" => Ok(()),
+                    other => Err(format!("{other:?}")),
+                });
+                let again = group.connection.call(ApiKey::JoinGroup, 3, &join(phase, &group.id)).expect("an answer");
+                assert_eq!(number(&again, "generationId"), 2);
+            }
+            "committing" => (6..40).for_each(|offset| group.send(ApiKey::OffsetCommit, 7, &group.commit(offset))),
+            "leaving" | "deleting" => {
+                let leave = format!("{{groupId: {phase}, memberId: {:?}}}", group.id);
+                group.send(ApiKey::LeaveGroup, 1, &leave);
+                if phase == "deleting" {
+                    group.send(ApiKey::DeleteGroups, 1, "{groupsNames: [deleting]}");
+                }
+            }
+            _ => {}
+        }
+        broker.kill();
+        broker = start(data.path(), port);
+        insist("the other group has not noticed", || calm.beat(&address));
+        let found = insist("committed offsets", || committed(&mut Connection::open(&address)?, phase, "loom", &[0]));
+        let [(0, found)] = found[..] else { panic!("one partition was asked for: {found:?}") };
+        let is_gone = phase == "deleting" && found == -1;
+        assert!(is_gone || found == 5 || (phase == "committing" && found < 40), "{phase}: {found} is committed");
+        let generation = insist("the group goes on", || {
+            group.connection = Connection::open(&address)?;
+            let joined = group.join();
+            if joined.as_ref().is_err_and(|error| error == "UNKNOWN_MEMBER_ID") {
+                group.id.clear();
+            }
+            joined
+        });
+        assert!(generation >= 2 || is_gone, "{phase}: generation {generation} again");
+    }
+    broker.stop();
+}
+
 /// Kilobytes of memory that the process has.
 fn resident_kib(broker: &Broker) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", broker.id())).expect("the process is there");

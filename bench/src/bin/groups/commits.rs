@@ -52,7 +52,7 @@ async fn load(io: Io, server: &Server, groups: usize, members: usize, depth: usi
     let mut tasks = Vec::new();
     for index in 0..members {
         let connection = Connection::open(&io, server.address).await;
-        let mut member = Member::new(Rc::new(connection), format!("weavers-{}", index % groups));
+        let mut member = Member::new(Rc::new(connection), group_named(index % groups));
         let (io_of_task, gathering) = (io.clone(), gatherings[index % groups].clone());
         let (count, ends) = (Rc::clone(&count), Rc::clone(&ends));
         tasks.push(io.spawn(async move {
@@ -77,6 +77,11 @@ async fn load(io: Io, server: &Server, groups: usize, members: usize, depth: usi
         task.await;
     }
     rate
+}
+
+/// A group that no earlier run has left members in.
+fn group_named(group: usize) -> String {
+    format!("weavers-{}-{group}", std::process::id())
 }
 
 /// Commits until it ends, `depth` at a time.

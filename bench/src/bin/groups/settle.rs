@@ -14,7 +14,6 @@ use crate::server::Server;
 use crate::wire::Connection;
 use crate::{Asked, run};
 
-const GROUP: &str = "weavers";
 /// How often it is looked whether all are there.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -29,10 +28,12 @@ async fn rebalance(io: Io, server: &Server, members: usize, beat: Duration) {
     let first = Connection::open(&io, server.address).await;
     prepare(&io, &first, i32::try_from(members).expect("a few members")).await;
     let (old, new) = (Gathering::new(members), Gathering::new(members + 1));
+    // A group that no earlier run has left members in.
+    let group = format!("weavers-{}", std::process::id());
     let mut tasks = Vec::new();
     let (began, before) = (now(), server.usage().cpu);
     for _ in 0..members {
-        let mut member = Member::new(Rc::new(Connection::open(&io, server.address).await), GROUP.to_owned());
+        let mut member = Member::new(Rc::new(Connection::open(&io, server.address).await), group.clone());
         let (io_of_task, old, new) = (io.clone(), old.clone(), new.clone());
         tasks.push(io.spawn(async move {
             member.gather(&io_of_task, &old, beat).await;
@@ -44,7 +45,7 @@ async fn rebalance(io: Io, server: &Server, members: usize, beat: Duration) {
     }
     say(members, "gathered", now() - began, server.usage().cpu - before);
     io.sleep(Duration::from_secs(1)).await;
-    let mut last = Member::new(Rc::new(Connection::open(&io, server.address).await), GROUP.to_owned());
+    let mut last = Member::new(Rc::new(Connection::open(&io, server.address).await), group);
     let (began, before) = (now(), server.usage().cpu);
     let (io_of_task, new_of_task) = (io.clone(), new.clone());
     tasks.push(io.spawn(async move { last.gather(&io_of_task, &new_of_task, beat).await }));
