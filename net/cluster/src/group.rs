@@ -6,7 +6,7 @@
 //! anywhere, loads into the groups as they were then.
 //!
 //! What is not stored is the rebalance under way: who has joined and who waits. A coordinator that starts from its log
-//! ([`Coordinator::replay`], then [`Coordinator::start`]) gives the members it finds their whole session to come back.
+//! ([`Coordinator::replay_bytes`], then [`Coordinator::start`]) gives the members it finds their whole session to come back.
 //!
 //! - [`mod@command`]: what can be asked, and the answers.
 //! - [`record`]: the records, and their bytes.
@@ -41,6 +41,7 @@ pub use record::{BadRecord, CommittedOffset, GroupRecord, KeyValue, StoredGroup,
 
 use command::{Described, DescribedMember, Filter, Join, Listed};
 use rebalance::Turn;
+use record::{OffsetRecord, Read};
 use state::{Group, Phase};
 
 /// The name of the topic whose partitions coordinators write to.
@@ -102,6 +103,29 @@ impl Coordinator {
         if group.is_vacant() {
             self.drop_group(&name);
         }
+    }
+
+    /// Takes over a record of the log from its bytes.
+    ///
+    /// # Errors
+    /// As [`GroupRecord::decode`]; nothing has changed.
+    pub fn replay_bytes(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), BadRecord> {
+        let record = match Read::decode(key, value)? {
+            Read::Offset(OffsetRecord { group, topic, partition, committed: Some(committed) }) => {
+                // Nearly all records are these, and of groups and topics that are known: nothing is made anew of their names.
+                if let Some(known) = self.groups.get_mut(group) {
+                    known.remember(topic, partition, committed);
+                    return Ok(());
+                }
+                GroupRecord::Offset { group: group.into(), topic: topic.into(), partition, committed: Some(committed) }
+            }
+            Read::Offset(OffsetRecord { group, topic, partition, committed: None }) => {
+                GroupRecord::Offset { group: group.into(), topic: topic.into(), partition, committed: None }
+            }
+            Read::Group(record) => record,
+        };
+        self.replay(record);
+        Ok(())
     }
 
     /// The log is replayed: sessions run from now on, and a group that is larger than allowed gives up members.

@@ -11,7 +11,7 @@ mod transcript;
 
 use std::collections::BTreeMap;
 
-use heddle_cluster::group::{Coordinator, GroupRecord, KeyValue};
+use heddle_cluster::group::{Coordinator, KeyValue};
 use talk::{Durables, Talk, durables, settings};
 
 #[test]
@@ -60,7 +60,7 @@ fn check(talk: &Talk) {
 fn replayed(log: &[KeyValue]) -> Durables {
     let mut coordinator = Coordinator::new(settings());
     for KeyValue { key, value } in log {
-        coordinator.replay(GroupRecord::decode(key, value.as_deref()).unwrap());
+        coordinator.replay_bytes(key, value.as_deref()).unwrap();
     }
     durables(&coordinator)
 }

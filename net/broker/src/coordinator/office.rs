@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heddle_cluster::group::{Command, Coordinator, GroupRecord, GroupSettings, Now, Outcome, Response, Ticket};
+use heddle_cluster::group::{Command, Coordinator, GroupSettings, Now, Outcome, Response, Ticket};
 use heddle_engine::{FirstBatch, Log, Piece, ReadLimit};
 use heddle_io::sync::{Notify, OneshotReceiver, OneshotSender, Semaphore, oneshot};
 use heddle_io::{Lease, Monotonic};
@@ -392,8 +392,8 @@ fn replay_batches(coordinator: &mut Coordinator, log: &Log, bytes: &[u8]) -> Res
         let body = batch.uncompressed_body(BATCH_BYTES_MAX, &mut room).map_err(|error| error.to_string())?;
         for record in batch.records_in(body) {
             let record = record.map_err(|error| error.to_string())?;
-            match record.key.map(|key| GroupRecord::decode(key, record.value)) {
-                Some(Ok(record)) => coordinator.replay(record),
+            match record.key.map(|key| coordinator.replay_bytes(key, record.value)) {
+                Some(Ok(())) => {}
                 Some(Err(bad)) => passed_over(log, &batch, &bad),
                 None => passed_over(log, &batch, &"it has no key"),
             }

@@ -147,36 +147,12 @@ impl GroupRecord {
     /// # Errors
     /// [`BadRecord`]: whoever replays a log passes over it with a warning.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, BadRecord> {
-        let mut reader = Reader::new(key);
-        match decode_prefix(&mut reader)? {
-            LegacyOffsetCommitKey::RECORD_TYPE => {
-                let key = LegacyOffsetCommitKey::decode(&mut reader, 0)?;
-                Self::decode_offset(key.group, key.topic, key.partition, value)
+        Ok(match Read::decode(key, value)? {
+            Read::Group(record) => record,
+            Read::Offset(OffsetRecord { group, topic, partition, committed }) => {
+                Self::Offset { group: group.into(), topic: topic.into(), partition, committed }
             }
-            OffsetCommitKey::RECORD_TYPE => {
-                let key = OffsetCommitKey::decode(&mut reader, 0)?;
-                Self::decode_offset(key.group, key.topic, key.partition, value)
-            }
-            GroupMetadataKey::RECORD_TYPE => {
-                let key = GroupMetadataKey::decode(&mut reader, 0)?;
-                let stored = value.map(decode_group).transpose()?;
-                Ok(Self::Group { group: key.group.into(), stored })
-            }
-            unknown => Err(BadRecord::UnknownType(unknown)),
-        }
-    }
-
-    fn decode_offset(group: &str, topic: &str, partition: i32, value: Option<&[u8]>) -> Result<Self, BadRecord> {
-        let committed =
-            value.map(decode_versioned::<OffsetCommitValue<'_>>).transpose()?.map(|value| CommittedOffset {
-                offset: value.offset,
-                leader_epoch: LeaderEpoch::new(value.leader_epoch),
-                metadata: value.metadata.into(),
-                committed_at: Timestamp::new(value.commit_timestamp),
-                expires_at: Timestamp::new(value.expire_timestamp),
-                topic_id: value.topic_id.into(),
-            });
-        Ok(Self::Offset { group: group.into(), topic: topic.into(), partition, committed })
+        })
     }
 
     /// The record's bytes.
@@ -223,6 +199,59 @@ impl GroupRecord {
                 }
             }
     }
+}
+
+/// A record as it is read: an offset, of which there may be a million, keeps its names where they lie.
+pub(super) enum Read<'a> {
+    /// Any other record.
+    Group(GroupRecord),
+    /// A [`GroupRecord::Offset`].
+    Offset(OffsetRecord<'a>),
+}
+
+/// [`GroupRecord::Offset`], its names borrowed.
+pub(super) struct OffsetRecord<'a> {
+    pub(super) group: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) partition: i32,
+    pub(super) committed: Option<CommittedOffset>,
+}
+
+impl<'a> Read<'a> {
+    /// As [`GroupRecord::decode`].
+    pub(super) fn decode(key: &'a [u8], value: Option<&[u8]>) -> Result<Self, BadRecord> {
+        let mut reader = Reader::new(key);
+        let (group, topic, partition) = match decode_prefix(&mut reader)? {
+            LegacyOffsetCommitKey::RECORD_TYPE => {
+                let key = LegacyOffsetCommitKey::decode(&mut reader, 0)?;
+                (key.group, key.topic, key.partition)
+            }
+            OffsetCommitKey::RECORD_TYPE => {
+                let key = OffsetCommitKey::decode(&mut reader, 0)?;
+                (key.group, key.topic, key.partition)
+            }
+            GroupMetadataKey::RECORD_TYPE => {
+                let key = GroupMetadataKey::decode(&mut reader, 0)?;
+                let stored = value.map(decode_group).transpose()?;
+                return Ok(Self::Group(GroupRecord::Group { group: key.group.into(), stored }));
+            }
+            unknown => return Err(BadRecord::UnknownType(unknown)),
+        };
+        let committed = value.map(decode_offset).transpose()?;
+        Ok(Self::Offset(OffsetRecord { group, topic, partition, committed }))
+    }
+}
+
+fn decode_offset(bytes: &[u8]) -> Result<CommittedOffset, BadRecord> {
+    let value: OffsetCommitValue<'_> = decode_versioned(bytes)?;
+    Ok(CommittedOffset {
+        offset: value.offset,
+        leader_epoch: LeaderEpoch::new(value.leader_epoch),
+        metadata: value.metadata.into(),
+        committed_at: Timestamp::new(value.commit_timestamp),
+        expires_at: Timestamp::new(value.expire_timestamp),
+        topic_id: value.topic_id.into(),
+    })
 }
 
 impl StoredGroup {

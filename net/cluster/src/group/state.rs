@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Owns the two halves of a group. What is *stored* (the last generation that was written down, its members, their
-//! assignment, the offsets) changes in [`Group::replay`] alone. What is *under way* (who has joined, who waits, until
+//! assignment, the offsets) changes in [`Group::replay`] alone, and what that calls. What is *under way* (who has joined, who waits, until
 //! when) lives in memory: after a restart the members find their sessions still running, or join again.
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -114,7 +114,7 @@ impl Group {
                 *self = Self { offsets, wakes_at: self.wakes_at, ..Self::default() };
             }
             GroupRecord::Offset { topic, partition, committed: Some(committed), .. } => {
-                self.offsets.entry(topic).or_default().insert(partition, committed);
+                self.remember(topic, partition, committed);
             }
             GroupRecord::Offset { topic, partition, committed: None, .. } => {
                 if let Some(partitions) = self.offsets.get_mut(&topic) {
@@ -124,6 +124,19 @@ impl Group {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes over the offset that a record of this group says.
+    pub(super) fn remember(
+        &mut self,
+        topic: impl AsRef<str> + Into<Arc<str>>,
+        partition: i32,
+        committed: CommittedOffset,
+    ) {
+        match self.offsets.get_mut(topic.as_ref()) {
+            Some(partitions) => drop(partitions.insert(partition, committed)),
+            None => drop(self.offsets.insert(topic.into(), BTreeMap::from([(partition, committed)]))),
         }
     }
 

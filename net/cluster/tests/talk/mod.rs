@@ -172,7 +172,7 @@ impl Talk {
     fn restart(&mut self, told: &mut String) {
         let mut coordinator = Coordinator::new(self.settings.clone());
         for KeyValue { key, value } in &self.log {
-            coordinator.replay(GroupRecord::decode(key, value.as_deref()).unwrap());
+            coordinator.replay_bytes(key, value.as_deref()).unwrap();
         }
         let outcome = coordinator.start(self.now());
         let before = std::mem::replace(&mut self.coordinator, coordinator);
