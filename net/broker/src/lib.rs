@@ -35,6 +35,7 @@ mod partitions;
 mod peer_log;
 mod producer_ids;
 mod receive_budget;
+mod record_faults;
 mod requests;
 mod routing;
 mod seat;

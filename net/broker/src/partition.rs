@@ -10,12 +10,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use heddle_engine::{
-    AppendError, AppendOrigin, Appended, Engine, Error as EngineError, FirstBatch, Log, LogConfig, LogOffsets,
-    ReadError, ReadLimit, Staging,
+    AppendError, AppendOrigin, Appended, Engine, Error as EngineError, FirstBatch, InvalidRecords, Log, LogConfig,
+    LogOffsets, ReadError, ReadLimit, Staging,
 };
 use heddle_io::{AppendBuffer, Io, Lease, Monotonic};
 use heddle_protocol::ErrorCode;
-use heddle_record::{BatchError, HEADER_LEN, HighWatermark, LeaderEpoch, LogStartOffset, Offset, Timestamp};
+use heddle_record::{HEADER_LEN, HighWatermark, LeaderEpoch, LogStartOffset, Offset, Timestamp};
 
 use crate::core::Core;
 use crate::mailbox::CoreIndex;
@@ -23,6 +23,7 @@ use crate::message::{
     Accepted, Acks, AppendFault, AppendOutcome, Arm, DeleteBefore, EpochEnd, FoundOffset, Isolation, ReadData,
     ReadEntry, ReadFault, ReadLimits, ReadOutcome, Sought,
 };
+use crate::record_faults;
 use crate::traffic::TopicTraffic;
 use crate::waiters::Armed;
 
@@ -373,13 +374,12 @@ impl Partition {
     /// What a producer is told of an append that was refused.
     fn fault(&self, error: AppendError) -> AppendFault {
         let code = match &error {
-            // Bytes that end before the batch does hold no batch.
-            AppendError::Corrupt(BatchError::Truncated { .. }) => ErrorCode::InvalidRecord,
+            AppendError::NotOneBatch(_) | AppendError::InvalidRecord { .. } => ErrorCode::InvalidRecord,
             AppendError::Corrupt(_) => ErrorCode::CorruptMessage,
             AppendError::UnsupportedFormat(_) => ErrorCode::UnsupportedForMessageFormat,
             AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
-            AppendError::InvalidRecord { .. } => ErrorCode::InvalidRecord,
-            AppendError::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
+            AppendError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+            AppendError::InvalidRecords(invalid) => return self.record_faults(invalid),
             AppendError::UnsupportedCompression => ErrorCode::UnsupportedCompressionType,
             AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
@@ -388,15 +388,23 @@ impl Partition {
             AppendError::NotContiguous { .. } => ErrorCode::UnknownServerError,
             AppendError::Offline(_) => ErrorCode::KafkaStorageError,
         };
-        let records = match &error {
-            AppendError::InvalidRecord { reason, record: Some(index) }
-            | AppendError::InvalidTimestamp { reason, record: Some(index) } => vec![(*index, (*reason).to_owned())],
-            _ => Vec::new(),
-        };
-        use AppendError::{Corrupt, TooLarge, UnsupportedFormat};
-        let unread = matches!(error, Corrupt(_) | TooLarge { .. } | UnsupportedFormat(_));
+        // Kafka tells where the log starts of what it has held against the log.
+        use AppendError::{Corrupt, LargerThanSegment, NotOneBatch, TooLarge, UnsupportedFormat};
+        let unread = matches!(
+            error,
+            NotOneBatch(_) | Corrupt(_) | TooLarge { .. } | LargerThanSegment { .. } | UnsupportedFormat(_)
+        );
         let log_start_offset = Some(self.log.offsets().log_start).filter(|_| !unread);
-        AppendFault { error: code, message: Some(error.to_string()), records, log_start_offset }
+        AppendFault { error: code, message: Some(error.to_string()), records: Vec::new(), log_start_offset }
+    }
+
+    /// What a producer is told of records that the topic does not take.
+    fn record_faults(&self, invalid: &InvalidRecords) -> AppendFault {
+        let name = self.log.name();
+        let records = record_faults::records(invalid, format_args!("{}-{}", name.topic, name.id.partition));
+        let error = if invalid.untimely { ErrorCode::InvalidTimestamp } else { ErrorCode::InvalidRecord };
+        let message = Some(record_faults::summary(invalid, &records));
+        AppendFault { error, message, records, log_start_offset: Some(self.log.offsets().log_start) }
     }
 }
 

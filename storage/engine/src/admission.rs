@@ -3,7 +3,7 @@
 //! A pure function of the batch, the settings and the time; it never looks at the log. A batch is decompressed only if
 //! something needs the records, and then under a cap on the output.
 
-use std::time::Duration;
+use std::borrow::Cow;
 
 use heddle_io::Lease;
 use heddle_record::{
@@ -14,6 +14,7 @@ use heddle_record::{
 use crate::config::{LogConfig, StoredCompression};
 use crate::error::AppendError;
 use crate::producer_state::Claim;
+use crate::record_faults::Terms;
 
 /// Who asks for an append, and so what may be in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,19 +73,16 @@ pub(crate) fn admit_header(
     config: &LogConfig,
     now: Timestamp,
 ) -> Option<Admitted> {
-    check_size(len, config.max_message_bytes.min(config.segment_bytes)).ok()?;
+    check_size(len, config).ok()?;
     let header = validate_header(bytes, len, Origin::Producer).ok()?;
     let is_kept_as_it_comes = match config.compression {
         StoredCompression::Codec { codec, .. } => header.attributes.compression() == Some(codec),
         StoredCompression::Producer => true,
     };
     let is_plain = !header.attributes.is_transactional()
-        && !config.cleanup_policy.compacts()
-        && header.max_timestamp_is_plausible()
         && config.timestamp_type == TimestampType::CreateTime
-        && config.timestamp_before_max.is_none()
         && is_kept_as_it_comes
-        && !is_too_late(header.max_timestamp, config, now);
+        && !must_be_looked_into(&header, config, &Terms::of(config, now));
     is_plain.then(|| Admitted::of(RawHeader::ahead_of(bytes, len - HEADER_LEN), &header))
 }
 
@@ -101,97 +99,76 @@ pub(crate) fn admit(
 ) -> Result<(Admitted, Lease), AppendError> {
     if origin == AppendOrigin::Broker {
         let batch = validate(bytes, Origin::Log)?;
-        check_size(bytes.len(), config.segment_bytes)?;
+        check_segment(bytes.len(), config)?;
         return Ok(Admitted::of_batch(&batch, bytes));
     }
-    check_size(bytes.len(), config.max_message_bytes.min(config.segment_bytes))?;
+    check_size(bytes.len(), config)?;
     let batch = validate(bytes, Origin::Producer)?;
     if batch.is_transactional() {
         return Err(AppendError::InvalidTxnState);
     }
     let (mut admitted, body) = Admitted::of_batch(&batch, bytes);
-    let records = Records { batch: &batch, output_max: decompressed_bytes_max };
-    if config.cleanup_policy.compacts() || !batch.max_timestamp_is_plausible() {
-        let summary = records.check()?;
-        if let (true, Some(record)) = (config.cleanup_policy.compacts(), summary.first_without_key) {
-            return Err(AppendError::InvalidRecord { reason: "a compacted topic needs keys", record: Some(record) });
+    let mut records = Records { batch: &batch, output_max: decompressed_bytes_max, body: None };
+    let terms = Terms::of(config, now);
+    let target = match config.compression {
+        StoredCompression::Codec { codec, level } if batch.compression() != Some(codec) => Some((codec, level)),
+        _ => None,
+    };
+    if target.is_some() || must_be_looked_into(batch.header(), config, &terms) {
+        let newest = terms.check(&batch, records.body()?)?;
+        if !batch.max_timestamp_is_plausible() || batch.max_timestamp() < Timestamp::NONE {
+            admitted.header.set_max_timestamp(newest);
         }
-        if !batch.max_timestamp_is_plausible() {
-            admitted.header.set_max_timestamp(summary.max_timestamp);
-        }
-    }
-    if config.timestamp_type == TimestampType::CreateTime {
-        check_timestamps(&records, admitted.header.decode().max_timestamp, config, now)?;
-    }
-    match config.compression {
-        StoredCompression::Codec { codec, level } if batch.compression() != Some(codec) => {
-            let bytes = recompress(&records, &admitted.header, codec, level)?;
-            check_size(bytes.len(), config.max_message_bytes.min(config.segment_bytes))?;
-            let batch = RecordBatch::peek(&bytes).expect("a batch that was just built");
-            Ok(Admitted::of_batch(&batch, &bytes))
-        }
-        _ => Ok((admitted, body)),
-    }
-}
-
-fn check_size(size: usize, limit: u32) -> Result<(), AppendError> {
-    let limit = limit as usize;
-    if size > limit { Err(AppendError::TooLarge { size, limit }) } else { Ok(()) }
-}
-
-/// Holds the times of a batch against the topic's bounds. The latest is in the header; the earliest only the records
-/// know, and they are read only where the topic bounds it.
-fn check_timestamps(
-    records: &Records<'_>,
-    latest: Timestamp,
-    config: &LogConfig,
-    now: Timestamp,
-) -> Result<(), AppendError> {
-    if is_too_late(latest, config, now) {
-        return Err(AppendError::InvalidTimestamp { reason: "later than the topic allows", record: None });
-    }
-    let Some(span) = config.timestamp_before_max else { return Ok(()) };
-    let body = records.body()?;
-    let batch = records.batch;
-    for (index, record) in (0..).zip(batch.records_in(&body)) {
-        let record = record.map_err(|_| INVALID_RECORDS)?;
-        let timestamp = batch.header().timestamp_of(&record);
-        if timestamp != Timestamp::NONE && now.get().saturating_sub(timestamp.get()) > millis(span) {
-            return Err(AppendError::InvalidTimestamp { reason: "earlier than the topic allows", record: Some(index) });
+        if batch.header().attributes.timestamp_type() == TimestampType::LogAppendTime {
+            admitted.header.set_create_time();
         }
     }
-    Ok(())
+    let Some((codec, level)) = target else { return Ok((admitted, body)) };
+    let bytes = recompress(&mut records, &admitted.header, codec, level)?;
+    check_size(bytes.len(), config)?;
+    let batch = RecordBatch::peek(&bytes).expect("a batch that was just built");
+    Ok(Admitted::of_batch(&batch, &bytes))
 }
 
-fn is_too_late(latest: Timestamp, config: &LogConfig, now: Timestamp) -> bool {
-    config.timestamp_after_max.is_some_and(|span| latest.get().saturating_sub(now.get()) > millis(span))
+/// Whether the header alone does not tell if the topic takes the records, or tells that it does not.
+fn must_be_looked_into(header: &BatchHeader, config: &LogConfig, terms: &Terms) -> bool {
+    config.cleanup_policy.compacts()
+        || !header.max_timestamp_is_plausible()
+        || header.max_timestamp < Timestamp::NONE
+        || header.attributes.timestamp_type() == TimestampType::LogAppendTime
+        || config.timestamp_type == TimestampType::CreateTime && config.timestamp_before_max.is_some()
+        || terms.is_too_late(header.max_timestamp)
 }
 
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+fn check_size(size: usize, config: &LogConfig) -> Result<(), AppendError> {
+    let limit = config.max_message_bytes as usize;
+    if size > limit { Err(AppendError::TooLarge { size, limit }) } else { check_segment(size, config) }
 }
 
-const INVALID_RECORDS: AppendError = AppendError::InvalidRecord { reason: "a record cannot be read", record: None };
+fn check_segment(size: usize, config: &LogConfig) -> Result<(), AppendError> {
+    let limit = config.segment_bytes as usize;
+    if size > limit { Err(AppendError::LargerThanSegment { size, limit }) } else { Ok(()) }
+}
 
-/// The records of a batch, decompressed when they are asked for.
+/// The records of a batch, decompressed when they are asked for, once.
 struct Records<'a> {
     batch: &'a RecordBatch<'a>,
     output_max: usize,
+    body: Option<Cow<'a, [u8]>>,
 }
 
 impl Records<'_> {
-    fn body(&self) -> Result<std::borrow::Cow<'_, [u8]>, AppendError> {
-        decompressed_body(self.batch, self.output_max).map_err(|error| match error {
-            CompressionError::OutputTooLarge { .. } => {
-                AppendError::InvalidRecord { reason: "too large when decompressed", record: None }
-            }
-            _ => AppendError::InvalidRecord { reason: "cannot be decompressed", record: None },
-        })
-    }
-
-    fn check(&self) -> Result<heddle_record::RecordsSummary, AppendError> {
-        let body = self.body()?;
-        self.batch.check_records(&body, Origin::Producer).map_err(|_| INVALID_RECORDS)
+    fn body(&mut self) -> Result<&[u8], AppendError> {
+        if self.body.is_none() {
+            let body = decompressed_body(self.batch, self.output_max).map_err(|error| match error {
+                CompressionError::OutputTooLarge { .. } => {
+                    AppendError::InvalidRecord { reason: "too large when decompressed" }
+                }
+                _ => AppendError::InvalidRecord { reason: "cannot be decompressed" },
+            })?;
+            self.body = Some(body);
+        }
+        Ok(self.body.as_deref().expect("it was just set"))
     }
 }
 
@@ -202,7 +179,7 @@ impl Records<'_> {
 pub(crate) fn decompressed_body<'a>(
     batch: &RecordBatch<'a>,
     output_max: usize,
-) -> Result<std::borrow::Cow<'a, [u8]>, CompressionError> {
+) -> Result<Cow<'a, [u8]>, CompressionError> {
     match batch.compression() {
         Some(Compression::None) => Ok(batch.body().into()),
         Some(codec) => {
@@ -216,42 +193,41 @@ pub(crate) fn decompressed_body<'a>(
 
 /// The same records under another codec.
 fn recompress(
-    records: &Records<'_>,
+    records: &mut Records<'_>,
     header: &RawHeader,
     codec: Compression,
     level: Option<i32>,
 ) -> Result<Lease, AppendError> {
+    const UNREADABLE: AppendError = AppendError::InvalidRecord { reason: "a record cannot be read" };
+    let batch = records.batch;
     let body = records.body()?;
     let mut builder = BatchBuilder::rewrite(&header.decode(), codec, level);
-    for record in records.batch.records_in(&body) {
-        let record = record.map_err(|_| INVALID_RECORDS)?;
-        builder.retain(&record).map_err(|_| INVALID_RECORDS)?;
+    for record in batch.records_in(body) {
+        let record = record.map_err(|_| UNREADABLE)?;
+        builder.retain(&record).map_err(|_| UNREADABLE)?;
     }
     let mut bytes = Vec::new();
-    builder.finish(&mut bytes).map_err(|_| INVALID_RECORDS)?;
+    builder.finish(&mut bytes).map_err(|_| UNREADABLE)?;
     Ok(Lease::from_vec(bytes))
 }
 
 impl From<BatchError> for AppendError {
     fn from(error: BatchError) -> AppendError {
-        let invalid = |reason| AppendError::InvalidRecord { reason, record: None };
+        let invalid = |reason| AppendError::InvalidRecord { reason };
         match error {
-            BatchError::Truncated { .. }
-            | BatchError::Length { .. }
-            | BatchError::Checksum { .. }
-            | BatchError::Offsets { .. } => AppendError::Corrupt(error),
-            BatchError::Magic { magic: 0 | 1 } => invalid("only record batches of magic 2 are taken"),
+            BatchError::Length { .. } | BatchError::Checksum { .. } | BatchError::Offsets { .. } => {
+                AppendError::Corrupt(error)
+            }
+            BatchError::Magic { magic: 0 | 1 } | BatchError::Truncated { .. } | BatchError::TrailingBytes { .. } => {
+                AppendError::NotOneBatch(error)
+            }
             BatchError::Magic { .. } => AppendError::Corrupt(error),
-            BatchError::TrailingBytes { .. } => invalid("more than one batch for a partition"),
             BatchError::Codec { .. } => AppendError::UnsupportedCompression,
             BatchError::RecordCount { .. } => invalid("record count and last offset delta contradict each other"),
+            BatchError::BaseOffset { .. } => invalid("a producer's base offset is 0"),
             BatchError::Control => invalid("clients may not write control batches"),
             BatchError::DeleteHorizon => invalid("clients may not set a delete horizon"),
             BatchError::Producer { .. } => invalid("producer id, epoch and sequence do not go together"),
-            BatchError::TimestampType => {
-                AppendError::InvalidTimestamp { reason: "clients may not set a log append time", record: None }
-            }
-            BatchError::Timestamp { .. } => AppendError::InvalidTimestamp { reason: "negative", record: None },
         }
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use heddle_record::{BatchError, LogEndOffset, LogStartOffset, Offset};
 
+use crate::record_faults::InvalidRecords;
+
 /// The world's fault: what failed, on which file, at which position.
 #[derive(Debug, Clone)]
 pub enum Error {
@@ -205,12 +207,21 @@ impl From<heddle_io::Error> for Error {
 /// Why a batch was not appended. Nothing of it was stored and no state has changed.
 #[derive(Debug, Clone)]
 pub enum AppendError {
+    /// The bytes are not one whole batch of magic 2: INVALID_RECORD, whatever the log is.
+    NotOneBatch(BatchError),
     /// The bytes are not a batch, or their checksum does not match: CORRUPT_MESSAGE.
     Corrupt(BatchError),
     /// Not magic 2: UNSUPPORTED_FOR_MESSAGE_FORMAT.
     UnsupportedFormat(i8),
-    /// Above `max.message.bytes`, or larger than a segment: MESSAGE_TOO_LARGE.
+    /// Above `max.message.bytes`: MESSAGE_TOO_LARGE.
     TooLarge {
+        /// The size of the batch as it would be stored, in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Above `segment.bytes`: RECORD_LIST_TOO_LARGE.
+    LargerThanSegment {
         /// The size of the batch as it would be stored, in bytes.
         size: usize,
         /// The limit in bytes.
@@ -220,16 +231,9 @@ pub enum AppendError {
     InvalidRecord {
         /// What is wrong.
         reason: &'static str,
-        /// The index of the record in the batch, where one is to blame.
-        record: Option<i32>,
     },
-    /// A timestamp out of the topic's bounds, or a log append time from a client: INVALID_TIMESTAMP.
-    InvalidTimestamp {
-        /// What is wrong.
-        reason: &'static str,
-        /// The index of the record in the batch, where one is to blame.
-        record: Option<i32>,
-    },
+    /// Records that the topic does not take: INVALID_TIMESTAMP if one is at fault for its time, else INVALID_RECORD.
+    InvalidRecords(Box<InvalidRecords>),
     /// A codec that does not exist: UNSUPPORTED_COMPRESSION_TYPE.
     UnsupportedCompression,
     /// The producer's sequence does not follow its last: OUT_OF_ORDER_SEQUENCE_NUMBER.
@@ -264,11 +268,15 @@ pub enum AppendError {
 impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            AppendError::NotOneBatch(error) => write!(f, "not one record batch: {error}"),
             AppendError::Corrupt(error) => write!(f, "corrupt batch: {error}"),
             AppendError::UnsupportedFormat(magic) => write!(f, "magic {magic} is not supported, only 2"),
             AppendError::TooLarge { size, limit } => write!(f, "batch of {size} bytes, at most {limit} are taken"),
-            AppendError::InvalidRecord { reason, .. } => write!(f, "invalid record: {reason}"),
-            AppendError::InvalidTimestamp { reason, .. } => write!(f, "invalid timestamp: {reason}"),
+            AppendError::LargerThanSegment { size, limit } => {
+                write!(f, "batch of {size} bytes, a segment holds {limit}")
+            }
+            AppendError::InvalidRecord { reason } => write!(f, "invalid record: {reason}"),
+            AppendError::InvalidRecords(invalid) => write!(f, "{} records that the topic does not take", invalid.count),
             AppendError::UnsupportedCompression => write!(f, "unknown compression codec"),
             AppendError::OutOfOrderSequence { expected, found } => {
                 write!(f, "sequence {found} of the producer came where {expected} was due")

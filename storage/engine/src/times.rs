@@ -9,6 +9,7 @@ use crate::admission::decompressed_body;
 use crate::error::{Error, ReadError};
 use crate::log::{Log, LogInner};
 use crate::scan::{ScannedBatch, time_of_records};
+use crate::state::LogState;
 
 /// A record that was found by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,8 @@ impl Log {
         Ok(None)
     }
 
-    /// The record with the largest timestamp, the first of several; `None` if no record has one.
+    /// The record with the largest timestamp, the first of several. Where no record has one that is the log's first;
+    /// `None` only if there is no record.
     ///
     /// # Errors
     /// [`ReadError::Failed`].
@@ -56,8 +58,17 @@ impl Log {
         };
         match newest {
             Some(timestamp) => self.offset_for_timestamp(timestamp).await,
-            None => Ok(None),
+            None => Ok(self.inner.state.borrow().first_without_time()),
         }
+    }
+}
+
+impl LogState {
+    /// The log's first record, where none has a time.
+    fn first_without_time(&self) -> Option<TimedOffset> {
+        let leader_epoch = self.epochs.epoch_at(self.log_start)?;
+        let written = self.log_start < self.high_watermark;
+        written.then_some(TimedOffset { offset: self.log_start, timestamp: Timestamp::NONE, leader_epoch })
     }
 }
 

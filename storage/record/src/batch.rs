@@ -75,6 +75,11 @@ impl Attributes {
         Attributes(self.0 | Self::LOG_APPEND_TIME)
     }
 
+    /// The same attributes, but with the producer's timestamps.
+    pub(crate) fn with_create_time(self) -> Self {
+        Attributes(self.0 & !Self::LOG_APPEND_TIME)
+    }
+
     /// The same attributes, with or without a delete horizon.
     pub(crate) fn with_delete_horizon(self, has_horizon: bool) -> Self {
         let others = self.0 & !Self::DELETE_HORIZON;

@@ -83,6 +83,12 @@ impl RawHeader {
         self.set_covered(self.decode().attributes, timestamp);
     }
 
+    /// Makes every record read with the producer's own time. The checksum follows.
+    pub fn set_create_time(&mut self) {
+        let header = self.decode();
+        self.set_covered(header.attributes.with_create_time(), header.max_timestamp);
+    }
+
     /// Makes the batch that of a producer, its first record with this sequence: a producer decides both only when it
     /// sends, and again when it starts a new epoch. The checksum follows.
     pub fn set_producer(&mut self, id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) {
@@ -177,6 +183,19 @@ mod tests {
                 batch.header().timestamp_of(&record.unwrap()) == Timestamp(77_000)
             };
             assert!(batch.records().all(all_alike));
+        }
+    }
+
+    #[test]
+    fn create_time_comes_back_under_a_checksum_that_fits() {
+        for records in [1, 500] {
+            let before = batch(records);
+            let mut bytes = before.clone();
+            let max = RecordBatch::peek(&bytes).unwrap().max_timestamp();
+            patch_in_place(&mut bytes, |header| header.set_log_append_time(max));
+            assert_ne!(bytes, before);
+            patch_in_place(&mut bytes, RawHeader::set_create_time);
+            assert_eq!(bytes, before);
         }
     }
 

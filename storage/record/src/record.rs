@@ -318,14 +318,11 @@ pub struct RecordsSummary {
     pub max_timestamp: Timestamp,
     /// Offset delta of the first record with that timestamp, or -1 without records.
     pub max_timestamp_offset_delta: i32,
-    /// The place of the first record without a key, from 0 (a compacted topic refuses it).
-    pub first_without_key: Option<i32>,
 }
 
 impl RecordsSummary {
     pub(crate) fn read(header: &BatchHeader, body: &[u8], origin: Origin) -> Result<Self, RecordError> {
-        let mut summary =
-            RecordsSummary { max_timestamp: Timestamp::NONE, max_timestamp_offset_delta: -1, first_without_key: None };
+        let mut summary = RecordsSummary { max_timestamp: Timestamp::NONE, max_timestamp_offset_delta: -1 };
         let mut next_delta = 0;
         for (index, record) in (0..).zip(RecordIter::new(body, header.record_count)) {
             let record = record?;
@@ -342,9 +339,6 @@ impl RecordsSummary {
             if summary.max_timestamp_offset_delta < 0 || timestamp > summary.max_timestamp {
                 summary.max_timestamp = timestamp;
                 summary.max_timestamp_offset_delta = delta;
-            }
-            if record.key.is_none() && summary.first_without_key.is_none() {
-                summary.first_without_key = Some(index);
             }
         }
         Ok(summary)
@@ -453,8 +447,7 @@ mod tests {
         let mut out = Vec::new();
         builder.finish(&mut out).unwrap();
         let batch = validate(&out, Origin::Producer).unwrap();
-        let summary =
-            RecordsSummary { max_timestamp: Timestamp(9), max_timestamp_offset_delta: 1, first_without_key: Some(1) };
+        let summary = RecordsSummary { max_timestamp: Timestamp(9), max_timestamp_offset_delta: 1 };
         assert_eq!(batch.check_records(batch.body(), Origin::Producer), Ok(summary));
 
         // Without its second record it is a compacted batch: legal in a log, not from a producer.

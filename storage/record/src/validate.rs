@@ -4,8 +4,8 @@
 
 use core::fmt;
 
-use crate::batch::{BATCH_LENGTH_MIN, BatchHeader, HEADER_LEN, MAGIC, RecordBatch, TimestampType, sized_header};
-use crate::id::{ProducerEpoch, ProducerId, Sequence, Timestamp};
+use crate::batch::{BATCH_LENGTH_MIN, BatchHeader, HEADER_LEN, MAGIC, RecordBatch, sized_header};
+use crate::id::{ProducerEpoch, ProducerId, Sequence};
 use crate::offset::Offset;
 
 /// Where a batch comes from, and so what may be in it.
@@ -78,17 +78,14 @@ fn check_header(header: &BatchHeader, origin: Origin) -> Result<(), BatchError> 
 
 fn check_producer_fields(header: &BatchHeader) -> Result<(), BatchError> {
     let attributes = header.attributes;
+    if header.base_offset != Offset::ZERO {
+        return Err(BatchError::BaseOffset { base_offset: header.base_offset });
+    }
     if attributes.is_control() {
         return Err(BatchError::Control);
     }
-    if attributes.timestamp_type() == TimestampType::LogAppendTime {
-        return Err(BatchError::TimestampType);
-    }
     if attributes.has_delete_horizon() {
         return Err(BatchError::DeleteHorizon);
-    }
-    if header.base_timestamp < Timestamp::NONE {
-        return Err(BatchError::Timestamp { timestamp: header.base_timestamp });
     }
     let sequenced = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
     if header.has_producer() && !sequenced || attributes.is_transactional() && !header.has_producer() {
@@ -161,15 +158,13 @@ pub enum BatchError {
     },
     /// A producer sent a control batch. INVALID_RECORD.
     Control,
-    /// A producer claims that the broker set the timestamps. INVALID_TIMESTAMP.
-    TimestampType,
+    /// A producer's base offset is not 0. INVALID_RECORD.
+    BaseOffset {
+        /// The base offset.
+        base_offset: Offset,
+    },
     /// A producer set a delete horizon. INVALID_RECORD.
     DeleteHorizon,
-    /// A producer's base timestamp is negative and not "none". INVALID_TIMESTAMP.
-    Timestamp {
-        /// The base timestamp.
-        timestamp: Timestamp,
-    },
     /// Producer id, epoch and sequence do not go together. INVALID_RECORD.
     Producer {
         /// The producer id.
@@ -199,9 +194,8 @@ impl fmt::Display for BatchError {
             }
             Self::Offsets { base_offset } => write!(f, "base offset {base_offset} is negative or overflows"),
             Self::Control => f.write_str("a producer may not write control batches"),
-            Self::TimestampType => f.write_str("a producer may not write log append times"),
+            Self::BaseOffset { base_offset } => write!(f, "base offset {base_offset}, where a producer's is 0"),
             Self::DeleteHorizon => f.write_str("a producer may not set a delete horizon"),
-            Self::Timestamp { timestamp } => write!(f, "negative base timestamp {timestamp}"),
             Self::Producer { producer_id, producer_epoch, base_sequence } => write!(
                 f,
                 "producer id {producer_id}, epoch {producer_epoch} and base sequence {base_sequence} do not go together"
@@ -223,6 +217,7 @@ mod tests {
     use crate::batch::{CRC_COVERS_FROM, HEADER_LEN, LOG_OVERHEAD};
     use crate::builder::{BatchBuilder, BatchOptions};
     use crate::checksum::crc32c;
+    use crate::id::Timestamp;
 
     const COUNT: Range<usize> = 57..61;
     const LAST_OFFSET_DELTA: Range<usize> = 23..27;
@@ -269,12 +264,12 @@ mod tests {
 
     #[test]
     fn a_good_batch_is_accepted_and_read() {
-        let bytes = batch(BatchOptions { base_offset: Offset::new(40), ..idempotent() });
-        for origin in [Origin::Producer, Origin::Log] {
+        for (origin, base) in [(Origin::Producer, 0), (Origin::Log, 40)] {
+            let bytes = batch(BatchOptions { base_offset: Offset::new(base), ..idempotent() });
             let batch = validate(&bytes, origin).unwrap();
             assert_eq!(
                 (batch.base_offset(), batch.last_offset(), batch.next_offset()),
-                (Offset::new(40), Offset::new(42), Offset::new(43))
+                (Offset::new(base), Offset::new(base + 2), Offset::new(base + 3))
             );
             assert_eq!((batch.base_sequence(), batch.last_sequence()), (Sequence(5), Sequence(7)));
             assert_eq!((batch.base_timestamp(), batch.max_timestamp()), (Timestamp(1000), Timestamp(1002)));
@@ -389,7 +384,8 @@ mod tests {
             let bytes = altered(0..8, &i64::to_be_bytes(base_offset));
             let error = BatchError::Offsets { base_offset: Offset::new(base_offset) };
             assert_eq!(refusal(&bytes, Origin::Log), error);
-            assert!(validate(&bytes, Origin::Producer).is_ok(), "a producer's base offset is overwritten");
+            let error = BatchError::BaseOffset { base_offset: Offset::new(base_offset) };
+            assert_eq!(refusal(&bytes, Origin::Producer), error);
         }
         assert!(validate(&altered(0..8, &(i64::MAX - 3).to_be_bytes()), Origin::Log).is_ok());
     }
@@ -398,15 +394,11 @@ mod tests {
     fn what_only_a_broker_sets_is_refused_from_a_producer() {
         let control = batch(BatchOptions { control: true, ..idempotent() });
         assert_eq!(refusal(&control, Origin::Producer), BatchError::Control);
-        let append_time = batch(BatchOptions { log_append_time: Some(Timestamp(5)), ..BatchOptions::default() });
-        assert_eq!(refusal(&append_time, Origin::Producer), BatchError::TimestampType);
         let horizon = altered(21..23, &[0, 0x40]);
         assert_eq!(refusal(&horizon, Origin::Producer), BatchError::DeleteHorizon);
-        for bytes in [control, append_time, horizon] {
+        for bytes in [control, horizon] {
             assert!(validate(&bytes, Origin::Log).is_ok());
         }
-        let negative = altered(27..35, &i64::to_be_bytes(-2));
-        assert_eq!(refusal(&negative, Origin::Producer), BatchError::Timestamp { timestamp: Timestamp(-2) });
     }
 
     #[test]

@@ -200,8 +200,8 @@ fn what_a_producer_may_send_is_accepted_from_one() {
         let batch = validate(&bytes, Origin::Log).unwrap();
         let compacted =
             batch.record_count() != batch.last_offset_delta() + 1 || batch.attributes().has_delete_horizon();
-        let append_time = batch.timestamp_type() == TimestampType::LogAppendTime;
-        let sent_by_a_broker = batch.is_control() || append_time || compacted;
+        let placed = batch.base_offset() != Offset::ZERO;
+        let sent_by_a_broker = batch.is_control() || placed || compacted;
         assert_eq!(validate(&bytes, Origin::Producer).is_ok(), !sent_by_a_broker, "{variant}");
     }
 }

@@ -1,20 +1,29 @@
 //! Record batches in a script, made and shown: `batch{values: [a, b], codec: gzip, timestamp: 1000, producerId: 7}`.
 
+use std::ops::Range;
+
 use heddle_protocol::json;
-use heddle_record::{BatchBuilder, BatchOptions, Compression, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+use heddle_record::checksum::crc32c;
+use heddle_record::{
+    BatchBuilder, BatchOptions, Compression, HEADER_LEN, LOG_OVERHEAD, Offset, ProducerEpoch, ProducerId, Sequence,
+    Timestamp,
+};
 use serde_json::Value as Json;
 
 use super::value::Value;
 
+const LENGTH: Range<usize> = 8..12;
+const CRC: Range<usize> = 17..21;
+
 /// The bytes of a batch.
 ///
 /// `values` and `keys` are lists of texts or null, `timestamps` one for each record (or one `timestamp` for all, 1000
-/// where nothing is said). `patch: [at, byte]` changes a byte when all is done.
-///
+/// where nothing is said). `body` stands instead of the records, `more` behind them, and `set: [at, byte, ..]` changes bytes;
+/// length and checksum are right all the same. `patch: [at, byte]` changes a byte when all is done.///
 /// # Errors
 /// A field is unknown or of the wrong kind.
 pub fn build(fields: &[(String, Value)]) -> Result<Vec<u8>, String> {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 15] = [
         "values",
         "keys",
         "timestamps",
@@ -25,6 +34,9 @@ pub fn build(fields: &[(String, Value)]) -> Result<Vec<u8>, String> {
         "baseSequence",
         "transactional",
         "control",
+        "body",
+        "more",
+        "set",
         "patch",
         "baseOffset",
     ];
@@ -62,14 +74,40 @@ pub fn build(fields: &[(String, Value)]) -> Result<Vec<u8>, String> {
     }
     let mut out = Vec::new();
     builder.finish(&mut out).map_err(|error| format!("no batch: {error}"))?;
+    alter(&map, &mut out)?;
     if let Some(Value::List(patch)) = map.field("patch") {
-        let [Value::Int(at), Value::Int(byte)] = patch.as_slice() else {
-            return Err("`patch` is [at, byte]".to_owned());
-        };
-        let at = usize::try_from(*at).ok().filter(|at| *at < out.len()).ok_or("`patch` lies outside the batch")?;
-        out[at] = u8::try_from(*byte).map_err(|_| "`patch` is a byte")?;
+        put(patch, &mut out)?;
     }
     Ok(out)
+}
+
+/// What a batch has otherwise than the builder makes it, under a checksum that fits.
+fn alter(map: &Value, out: &mut Vec<u8>) -> Result<(), String> {
+    let bytes = |name| map.field(name).map(text).transpose().map(|bytes| bytes.flatten());
+    let (body, more) = (bytes("body")?, bytes("more")?);
+    if let Some(body) = body {
+        out.truncate(HEADER_LEN);
+        out.extend(body);
+    }
+    out.extend(more.unwrap_or_default());
+    let length = i32::try_from(out.len() - LOG_OVERHEAD).expect("a script's batch is small");
+    out[LENGTH].copy_from_slice(&length.to_be_bytes());
+    if let Some(Value::List(set)) = map.field("set") {
+        put(set, out)?;
+    }
+    let crc = crc32c(&out[CRC.end..]);
+    out[CRC].copy_from_slice(&crc.to_be_bytes());
+    Ok(())
+}
+
+/// Writes bytes: `[at, byte, at, byte, ..]`.
+fn put(pairs: &[Value], out: &mut [u8]) -> Result<(), String> {
+    for pair in pairs.chunks(2) {
+        let [Value::Int(at), Value::Int(byte)] = pair else { return Err("bytes are [at, byte, ..]".to_owned()) };
+        let at = usize::try_from(*at).ok().filter(|at| *at < out.len()).ok_or("a byte lies outside the batch")?;
+        out[at] = u8::try_from(*byte).map_err(|_| "a byte is 0 to 255")?;
+    }
+    Ok(())
 }
 
 fn text(value: &Value) -> Result<Option<Vec<u8>>, String> {

@@ -64,6 +64,17 @@ impl Names {
 
     /// An answer as every run should give it.
     pub fn normal(&mut self, answer: &Value) -> Value {
+        let without_texts = answer.map("", &mut |field, value| match value {
+            Value::Text(_) if field == "errorMessage" || field.ends_with("ErrorMessage") => {
+                Some(Value::Text("<text>".to_owned()))
+            }
+            _ => None,
+        });
+        self.verbatim(&without_texts)
+    }
+
+    /// The same with texts for people as they are, but for what differs from run to run in them.
+    pub fn verbatim(&mut self, answer: &Value) -> Value {
         let named = answer.map("", &mut |field, value| self.normal_part(field, value));
         // Numbered in the order of what is seen, which is the same everywhere.
         sorted(&named).map("", &mut |field, value| self.numbered(field, value))
@@ -84,9 +95,6 @@ impl Names {
 
     fn normal_part(&self, field: &str, value: &Value) -> Option<Value> {
         match value {
-            Value::Text(_) if field == "errorMessage" || field.ends_with("ErrorMessage") => {
-                Some(Value::Text("<text>".to_owned()))
-            }
             Value::Text(_) if field == "logDir" => Some(Value::Text("<folder>".to_owned())),
             Value::Int(_) if field == "usableBytes" || field == "totalBytes" => Some(Value::Text("<bytes>".to_owned())),
             Value::Text(text) => Some(Value::Text(self.normal_text(text))),
@@ -112,8 +120,24 @@ impl Names {
                 out = out.replace(bound.as_str(), &format!("${name}"));
             }
         }
-        without_uuids(&out)
+        without_times(&without_uuids(&out))
     }
+}
+
+/// The text with `<time>` for every number that can only be a broker's clock.
+fn without_times(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (piece, after) = rest.split_at(digits.max(first.len_utf8()));
+        // Also the largest number less the clock: how far back a clock without a bound reaches.
+        let is_time =
+            piece.parse().is_ok_and(|number: i64| NOW.contains(&number) || NOW.contains(&(i64::MAX - number)));
+        out.push_str(if is_time { "<time>" } else { piece });
+        rest = after;
+    }
+    out
 }
 
 fn is_short_uuid(text: &str) -> bool {

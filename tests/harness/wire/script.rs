@@ -33,6 +33,8 @@ pub struct Step {
     pub binds: Vec<(String, String)>,
     /// Fields that the answers are kept without, because they are long and recorded elsewhere.
     pub less: Vec<String>,
+    /// Whether texts for people are kept as they are.
+    pub verbatim: bool,
     /// The answer by version.
     pub answers: Vec<(Versions, Value)>,
 }
@@ -144,6 +146,7 @@ impl Step {
             if cursor.take(":") { (first.to_owned(), cursor.word()) } else { ("a".to_owned(), first) };
         let action = action(verb, &mut cursor)?;
         let (mut binds, mut less) = (Vec::new(), Vec::new());
+        let verbatim = cursor.take("verbatim");
         let mut more = cursor.take("less ");
         while more {
             less.push(cursor.word().to_owned());
@@ -166,7 +169,17 @@ impl Step {
         }
         *rest = cursor.rest();
         *rest = rest.strip_prefix('\n').unwrap_or(rest);
-        Ok(Step { before: String::new(), text, title: String::new(), connection, action, binds, less, answers })
+        Ok(Step {
+            before: String::new(),
+            text,
+            title: String::new(),
+            connection,
+            action,
+            binds,
+            less,
+            verbatim,
+            answers,
+        })
     }
 }
 

@@ -146,7 +146,8 @@ impl Talk {
         // What was bound is a name in this very answer, too.
         let mut merged: Vec<(Versions, Value)> = Vec::new();
         for (version, answer) in answers {
-            let answer = self.names.normal(&answer.without(&step.less));
+            let answer = answer.without(&step.less);
+            let answer = if step.verbatim { self.names.verbatim(&answer) } else { self.names.normal(&answer) };
             match merged.last_mut() {
                 Some((versions, before)) if *before == answer => versions.1 = version,
                 _ => merged.push(((version, version), answer)),

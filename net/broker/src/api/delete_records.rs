@@ -8,6 +8,7 @@ use heddle_protocol::messages::delete_records::{
 };
 use heddle_record::{LogStartOffset, Offset};
 
+use super::topic_view::is_internal;
 use super::{Answer, Call, Refusal};
 use crate::message::{self, DeleteBefore};
 use crate::routing::{self, Scatter, TopicRef};
@@ -25,6 +26,9 @@ pub(crate) async fn handle(call: &Call) -> Result<Answer, Refusal> {
         for partition in topic.partitions.iter() {
             let own = call.core.broker_id();
             match routing::find(&image, own, TopicRef::Name(topic.name), partition.partition_index) {
+                Ok(log) if image.topic(log.topic).is_some_and(|topic| is_internal(&topic.name)) => {
+                    outcomes.push(Some(Err(ErrorCode::InvalidTopicException)));
+                }
                 Ok(log) => {
                     let before = match partition.offset {
                         HIGH_WATERMARK => DeleteBefore::HighWatermark,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::harness::*;
 use heddle_engine::{
-    AppendError, AppendOrigin, CleanupPolicy, EngineConfig, FirstBatch, LogConfig, ReadError, ReadLimit,
-    StoredCompression,
+    AppendError, AppendOrigin, CleanupPolicy, EngineConfig, FirstBatch, LogConfig, RECORD_FAULTS_MAX, ReadError,
+    ReadLimit, RecordFault, StoredCompression,
 };
 use heddle_io::Lease;
 use heddle_record::{
@@ -192,6 +192,38 @@ fn duplicates_get_the_original_offsets_even_in_flight() {
     });
 }
 
+/// As Kafka does: the bit is the broker's, so it is cleared where the producer's times count, and no time at all is wrong.
+#[test]
+fn a_log_append_time_that_a_client_claims() {
+    run(|io| async move {
+        let home = home();
+        let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+        let log = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();
+        let claimed = |times: &[i64], max: i64, codec| {
+            let log_append_time = Some(Timestamp::new(max));
+            let mut builder =
+                BatchBuilder::new(BatchOptions { log_append_time, compression: codec, ..BatchOptions::default() });
+            times.iter().for_each(|time| builder.push(Timestamp::new(*time), Some(b"k"), None, &[]).unwrap());
+            finish(builder)
+        };
+        append(&log, claimed(&[5, 9], 9, Compression::Gzip)).await.unwrap();
+        log.flush().await.unwrap();
+        let kept = log.offset_for_timestamp(Timestamp::new(6)).await.unwrap().unwrap();
+        assert_eq!((kept.offset.get(), kept.timestamp), (1, Timestamp::new(9)), "the producer's own times are read");
+        let without = append(&log, claimed(&[-1], -1, Compression::None)).await;
+        let Err(AppendError::InvalidRecords(invalid)) = without else { panic!("no time was taken") };
+        assert!(matches!(invalid.first[..], [(0, RecordFault::LogAppendTime { .. })]) && invalid.untimely);
+
+        let stamping = LogConfig { timestamp_type: TimestampType::LogAppendTime, ..LogConfig::default() };
+        let log = engine.open_log(name("stamped", 0), stamping).await.unwrap();
+        let many = vec![7; RECORD_FAULTS_MAX + 5];
+        let refused = append(&log, claimed(&many, 7, Compression::Zstd)).await;
+        let Err(AppendError::InvalidRecords(invalid)) = refused else { panic!("a client's append time was taken") };
+        assert_eq!((invalid.first.len(), invalid.count), (RECORD_FAULTS_MAX, RECORD_FAULTS_MAX + 5));
+        assert_eq!(log.offsets().log_end.get(), 0);
+    });
+}
+
 #[test]
 fn clients_may_not_send_what_only_brokers_do() {
     run(|io| async move {
@@ -213,14 +245,12 @@ fn clients_may_not_send_what_only_brokers_do() {
         assert!(matches!(append(&log, transactional).await, Err(AppendError::InvalidTxnState)));
         let control = built(BatchOptions { control: true, ..producer });
         assert!(matches!(append(&log, control.clone()).await, Err(AppendError::InvalidRecord { .. })));
-        let stamped = built(BatchOptions { log_append_time: Some(Timestamp::new(5)), ..BatchOptions::default() });
-        assert!(matches!(append(&log, stamped).await, Err(AppendError::InvalidTimestamp { .. })));
         let two: Vec<u8> = [&*batch(1, 1), &*batch(1, 1)].concat();
-        assert!(matches!(append(&log, Lease::from_vec(two)).await, Err(AppendError::InvalidRecord { .. })));
+        assert!(matches!(append(&log, Lease::from_vec(two)).await, Err(AppendError::NotOneBatch(_))));
         let mut broken = batch(1, 50).to_vec();
         broken[70] ^= 1;
         assert!(matches!(append(&log, Lease::from_vec(broken)).await, Err(AppendError::Corrupt(_))));
-        assert!(matches!(append(&log, Lease::from_vec(vec![1; 10])).await, Err(AppendError::Corrupt(_))));
+        assert!(matches!(append(&log, Lease::from_vec(vec![1; 10])).await, Err(AppendError::NotOneBatch(_))));
         assert_eq!(log.offsets().log_end.get(), 0, "nothing of all that was kept");
         log.append(control, AppendOrigin::Broker, EPOCH).await.unwrap();
     });
@@ -243,14 +273,15 @@ fn sizes_keys_and_times_have_bounds() {
         let mut without_key = BatchBuilder::new(BatchOptions::default());
         without_key.push(Timestamp::new(now), Some(b"k"), None, &[]).unwrap();
         without_key.push(Timestamp::new(now), None, Some(b"v"), &[]).unwrap();
-        assert!(matches!(
-            append(&log, finish(without_key)).await,
-            Err(AppendError::InvalidRecord { record: Some(1), .. })
-        ));
+        let Err(AppendError::InvalidRecords(invalid)) = append(&log, finish(without_key)).await else {
+            panic!("a record without a key was taken")
+        };
+        assert_eq!((&invalid.first, invalid.untimely), (&vec![(1, RecordFault::NoKey)], false));
         for (codec, delta) in [(Compression::None, -7200), (Compression::Zstd, -7200), (Compression::None, 7200)] {
             let times = [now, now + delta * 1000, now];
             let refused = append(&log, batch_at(&times, codec)).await;
-            assert!(matches!(refused, Err(AppendError::InvalidTimestamp { .. })), "{codec} {delta}");
+            let Err(AppendError::InvalidRecords(invalid)) = refused else { panic!("{codec} {delta}") };
+            assert!(invalid.untimely && invalid.first[0].0 == 1, "{invalid:?}");
         }
         append(&log, batch_at(&[now, now - 1000], Compression::Lz4)).await.unwrap();
     });

@@ -1,4 +1,5 @@
-//! gzip (RFC 1952) around deflate: members one after the other, each with its checksum.
+//! gzip (RFC 1952) around deflate: members one after the other, each with its checksum; bytes behind the last that begin
+//! none are passed over.
 //!
 //! Owns header and trailer; deflate itself is miniz_oxide's. It never keeps a window of its own: the output is the window.
 
@@ -48,7 +49,8 @@ pub(super) fn decompress(mut input: &[u8], output: &mut Output<'_>) -> Result<()
     let mut inflate = Box::<DecompressorOxide>::default();
     loop {
         input = read_member(input, &mut inflate, output)?;
-        if input.is_empty() {
+        // What begins no further member is nobody's, and passed over as in Java.
+        if skip_header(input).is_err() {
             return Ok(());
         }
     }
@@ -167,7 +169,11 @@ mod tests {
     fn members_follow_one_another() {
         let two = [packed(b"one "), packed(b""), packed(b"two")].concat();
         assert_eq!(unpacked(&two), Ok(b"one two".to_vec()));
-        assert_eq!(unpacked(&[packed(b"one"), b"tail of ten".to_vec()].concat()), Err(corrupt("gzip header")));
+        for tail in [&b"t"[..], b"tail of ten", &[0; 20]] {
+            assert_eq!(unpacked(&[&packed(b"one"), tail].concat()), Ok(b"one".to_vec()), "{tail:?}");
+        }
+        let cut = [packed(b"one"), HEADER.to_vec()].concat();
+        assert_eq!(unpacked(&cut), Err(CompressionError::Truncated));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Owns the frame; a block itself is lz4_flex's. Writes what Java's client writes: independent blocks of 64 KiB, no
 //! content size, no checksums. Reads every legal frame: linked blocks, all block sizes, all checksums, content size,
-//! several frames one after the other, skippable ones between them. Dictionaries are refused.
+//! several frames one after the other, skippable ones between them; bytes behind the last that begin none are passed over. Dictionaries are refused.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -58,19 +58,23 @@ fn put_block(length: u32, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 pub(super) fn decompress(mut input: &[u8], output: &mut Output<'_>) -> Result<(), CompressionError> {
+    let mut frames = 0;
     loop {
-        let magic = take_u32(&mut input)?;
-        if magic & SKIPPABLE_MASK == SKIPPABLE {
-            let length = take_u32(&mut input)?;
-            take(&mut input, length as usize)?;
-        } else if magic == MAGIC {
-            read_frame(&mut input, output)?;
-        } else {
-            return Err(corrupt("lz4 magic"));
-        }
-        if input.is_empty() {
+        let mut rest = input;
+        let magic = take_u32(&mut rest);
+        if magic.is_ok_and(|magic| magic & SKIPPABLE_MASK == SKIPPABLE) {
+            let length = take_u32(&mut rest)?;
+            take(&mut rest, length as usize)?;
+        } else if magic == Ok(MAGIC) {
+            read_frame(&mut rest, output)?;
+            frames += 1;
+        } else if frames > 0 {
+            // What begins no further frame is nobody's, and passed over as in Java.
             return Ok(());
+        } else {
+            return Err(magic.map_or_else(|error| error, |_| corrupt("lz4 magic")));
         }
+        input = rest;
     }
 }
 
@@ -252,7 +256,7 @@ mod tests {
         assert_eq!(unpacked(&bytes), Ok(b"one two".to_vec()));
         assert_eq!(unpacked(&bytes[..bytes.len() - 1]), Err(CompressionError::Truncated));
         bytes.extend_from_slice(b"tail");
-        assert_eq!(unpacked(&bytes), Err(corrupt("lz4 magic")));
+        assert_eq!(unpacked(&bytes), Ok(b"one two".to_vec()));
     }
 
     #[test]

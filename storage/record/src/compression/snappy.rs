@@ -39,7 +39,8 @@ pub(super) fn decompress(input: &[u8], output: &mut Output<'_>) -> Result<(), Co
         return read_block(input, output);
     }
     let mut rest = input;
-    while !rest.is_empty() {
+    // Fewer bytes than a length behind the last block are nobody's, and passed over as in Java.
+    while rest.len() >= 4 {
         // The header comes first, and again where streams were put one after the other.
         if rest.starts_with(&MAGIC) {
             rest = rest.get(HEADER.len()..).ok_or(CompressionError::Truncated)?;
