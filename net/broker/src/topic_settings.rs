@@ -48,6 +48,7 @@ fn log_config(config: &TopicConfig) -> LogConfig {
     LogConfig {
         segment_bytes: config.segment_bytes,
         segment_age_max: Duration::from_millis(config.segment_ms),
+        segment_jitter_max: Duration::from_millis(config.segment_jitter_ms),
         segment_index_bytes: config.segment_index_bytes,
         index_interval_bytes: config.index_interval_bytes,
         retention_age: config.retention_ms.map(Duration::from_millis),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use heddle_record::{Compression, TimestampType};
+use heddle_record::{Compression, LogId, Offset, TimestampType};
 
 use crate::device::DeviceChoice;
 
@@ -137,6 +137,8 @@ pub struct LogConfig {
     pub segment_bytes: u32,
     /// A segment older than this is sealed by the next append (`segment.ms`).
     pub segment_age_max: Duration,
+    /// What a segment's age may be sealed earlier by, so that logs do not all roll at once (`segment.jitter.ms`).
+    pub segment_jitter_max: Duration,
     /// Bytes of an offset index that make its segment be sealed (`segment.index.bytes`).
     pub segment_index_bytes: u32,
     /// Bytes between two index entries (`index.interval.bytes`).
@@ -217,6 +219,7 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes: 1 << 30,
             segment_age_max: Duration::from_secs(7 * 24 * 60 * 60),
+            segment_jitter_max: Duration::ZERO,
             segment_index_bytes: 10 << 20,
             index_interval_bytes: 4096,
             retention_age: Some(Duration::from_secs(7 * 24 * 60 * 60)),
@@ -255,10 +258,17 @@ impl LogConfig {
         self
     }
 
-    /// How long a segment takes appends: in a compacted topic not longer than a record may wait for compaction.
-    pub(crate) fn segment_lifetime(&self) -> Duration {
+    /// How long a segment of a log takes appends: in a compacted topic not longer than a record may wait for compaction,
+    /// and by a share of the jitter less, which is another for each segment but always the same for one.
+    pub(crate) fn segment_lifetime(&self, log: LogId, base_offset: Offset) -> Duration {
         let lag = self.compaction_lag_max.filter(|_| self.cleanup_policy.compacts());
-        lag.map_or(self.segment_age_max, |lag| lag.min(self.segment_age_max))
+        let lifetime = lag.map_or(self.segment_age_max, |lag| lag.min(self.segment_age_max));
+        let jitter_max = self.segment_jitter_max.min(self.segment_age_max).as_millis();
+        if jitter_max == 0 {
+            return lifetime;
+        }
+        let jitter = u128::from(mixed(log, base_offset)) % jitter_max;
+        lifetime.saturating_sub(Duration::from_millis(u64::try_from(jitter).unwrap_or(u64::MAX)))
     }
 
     /// Whether records may be acknowledged and read before they survive a power cut.
@@ -267,8 +277,22 @@ impl LogConfig {
     }
 }
 
+/// A number that looks like chance, of a segment's name.
+fn mixed(log: LogId, base_offset: Offset) -> u64 {
+    let [topic @ .., _, _, _, _, _, _, _, _] = log.topic.bytes();
+    let words = [u64::from_le_bytes(topic), log.partition.get() as u64, base_offset.get() as u64];
+    // The finalizer of splitmix64, over each word in turn.
+    words.into_iter().fold(0x9e37_79b9_7f4a_7c15, |state: u64, word| {
+        let state = (state ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        state ^ (state >> 31)
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use heddle_record::{PartitionIndex, TopicId};
+
     use super::*;
 
     #[test]
@@ -292,5 +316,26 @@ mod tests {
         assert!(CleanupPolicy::CompactDelete.deletes() && CleanupPolicy::CompactDelete.compacts());
         assert!(CleanupPolicy::Delete.deletes() && !CleanupPolicy::Delete.compacts());
         assert!(!CleanupPolicy::Keep.deletes() && !CleanupPolicy::Keep.compacts());
+    }
+
+    #[test]
+    fn a_segment_is_sealed_earlier_by_its_own_share_of_the_jitter() {
+        let hour = Duration::from_secs(3_600);
+        let config = LogConfig { segment_age_max: hour, ..LogConfig::default() };
+        let log = |partition| LogId { topic: TopicId::new([7; 16]), partition: PartitionIndex::new(partition) };
+        assert_eq!(config.segment_lifetime(log(0), Offset::ZERO), hour, "without jitter");
+        let config = LogConfig { segment_jitter_max: hour / 4, ..config };
+        let lifetimes: Vec<Duration> =
+            (0..100).map(|it| config.segment_lifetime(log(it % 10), Offset::new(it.into()))).collect();
+        assert!(lifetimes.iter().all(|lifetime| (hour * 3 / 4..=hour).contains(lifetime)), "{lifetimes:?}");
+        let mut distinct = lifetimes.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert!(distinct.len() > 90, "{distinct:?}");
+        assert!(distinct[0] < hour * 4 / 5 && distinct[distinct.len() - 1] > hour * 19 / 20, "{distinct:?}");
+        assert_eq!(config.segment_lifetime(log(3), Offset::new(3)), lifetimes[3], "the same after a start");
+        // As in Kafka, not more than all of segment.ms.
+        let config = LogConfig { segment_jitter_max: hour * 9, ..config };
+        assert!((0..100).all(|it| config.segment_lifetime(log(it), Offset::ZERO) > Duration::ZERO));
     }
 }

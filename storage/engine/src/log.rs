@@ -116,7 +116,7 @@ impl Log {
         let header = batch.complete(base_offset, leader_epoch, log_append_time);
 
         // Roll before the append that would overflow the segment; take the bytes in.
-        state.roll_if_due(batch.len() as u64, header.last_offset(), now, &config);
+        state.roll_if_due(batch.len() as u64, header.last_offset(), now, &config, log.name.id);
         let bytes = log.take_in(&mut state, batch.header.bytes(), &body);
         drop(state);
         Ok(log.enter(&header, batch.len(), bytes, log_append_time, now))
@@ -139,7 +139,7 @@ impl Log {
             let batch = RecordBatch::peek(&rest).expect("all batches were checked");
             let (header, len) = (*batch.header(), batch.len());
             let mut state = log.state.borrow_mut();
-            state.roll_if_due(len as u64, header.last_offset(), now, &config);
+            state.roll_if_due(len as u64, header.last_offset(), now, &config, log.name.id);
             let bytes = log.take_in(&mut state, &rest[..HEADER_LEN], &rest.slice(HEADER_LEN..len));
             drop(state);
             log.enter(&header, len, bytes, Timestamp::NONE, now);

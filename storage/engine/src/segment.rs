@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_io::{File, Lease, OpenOptions};
-use heddle_record::{Offset, Timestamp};
+use heddle_record::{LogId, Offset, Timestamp};
 
 use crate::config::{LogConfig, PlantedBug};
 use crate::error::Error;
@@ -57,7 +57,14 @@ impl Segment {
     }
 
     /// Whether the next append, of `len` bytes and with this last offset, goes to a new segment.
-    pub(crate) fn must_roll(&self, len: u64, last_offset: Offset, now: Timestamp, config: &LogConfig) -> bool {
+    pub(crate) fn must_roll(
+        &self,
+        len: u64,
+        last_offset: Offset,
+        now: Timestamp,
+        config: &LogConfig,
+        log: LogId,
+    ) -> bool {
         if self.size == 0 {
             return false;
         }
@@ -65,7 +72,7 @@ impl Segment {
         let index_bytes = (self.index.offset_entries() as usize + 1) * OFFSET_ENTRY_LEN;
         let reach = last_offset.distance_from(self.base_offset).expect("offsets of a log are not negative");
         self.size + len > u64::from(config.segment_bytes)
-            || u128::try_from(age).is_ok_and(|age| age >= config.segment_lifetime().as_millis())
+            || u128::try_from(age).is_ok_and(|age| age >= config.segment_lifetime(log, self.base_offset).as_millis())
             || index_bytes > config.segment_index_bytes as usize
             || reach > i64::from(i32::MAX)
     }

@@ -78,7 +78,7 @@ impl Log {
         }
         let header = batch.complete(state.log_end, leader_epoch, Timestamp::NONE);
         let active = state.active();
-        if active.must_roll(len as u64, header.last_offset(), now, &config) {
+        if active.must_roll(len as u64, header.last_offset(), now, &config, log.name.id) {
             return Ok(Staging::Whole);
         }
         let (tails, segment, position) = (&log.core.tails, active.base_offset, active.size);

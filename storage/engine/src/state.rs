@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use heddle_io::{File, Lease};
 use heddle_record::{
-    FlushedEndOffset, HighWatermark, LastStableOffset, LeaderEpoch, LogEndOffset, LogStartOffset, Offset, Timestamp,
+    FlushedEndOffset, HighWatermark, LastStableOffset, LeaderEpoch, LogEndOffset, LogId, LogStartOffset, Offset,
+    Timestamp,
 };
 
 use crate::admission::Admitted;
@@ -234,8 +235,15 @@ impl LogState {
     }
 
     /// Seals the active segment if the next append, of `len` bytes and up to `last_offset`, does not belong there.
-    pub(crate) fn roll_if_due(&mut self, len: u64, last_offset: Offset, now: Timestamp, config: &LogConfig) {
-        if self.active().must_roll(len, last_offset, now, config) {
+    pub(crate) fn roll_if_due(
+        &mut self,
+        len: u64,
+        last_offset: Offset,
+        now: Timestamp,
+        config: &LogConfig,
+        log: LogId,
+    ) {
+        if self.active().must_roll(len, last_offset, now, config, log) {
             self.roll();
         }
     }

@@ -80,6 +80,8 @@ pub struct TopicConfig {
     pub segment_bytes: u32,
     /// `segment.index.bytes`.
     pub segment_index_bytes: u32,
+    /// `segment.jitter.ms`.
+    pub segment_jitter_ms: u64,
     /// `segment.ms`.
     pub segment_ms: u64,
 }
@@ -113,6 +115,7 @@ impl TopicConfig {
             retention_ms: read.limit("retention.ms"),
             segment_bytes: read.optional("internal.segment.bytes").unwrap_or_else(|| read.number("segment.bytes")),
             segment_index_bytes: read.number("segment.index.bytes"),
+            segment_jitter_ms: read.number("segment.jitter.ms"),
             segment_ms: read.number("segment.ms"),
         }
     }
