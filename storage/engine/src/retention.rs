@@ -128,9 +128,13 @@ impl LogInner {
         }
         let _turn = self.exclusive().await;
         let is_online = self.offline().is_none();
-        let active_is_old =
-            is_online && config.retention_age.is_some_and(|age| self.state.borrow_mut().active_is_old(age, now));
-        if active_is_old {
+        let active_goes = is_online && {
+            let mut state = self.state.borrow_mut();
+            let keeps_nothing = config.retention_bytes == Some(0);
+            let is_old = config.retention_age.is_some_and(|age| is_old(state.active(), age, now));
+            (keeps_nothing || is_old) && state.active_is_settled()
+        };
+        if active_goes {
             self.seal_idle_active().await?;
         }
         let mut state = self.state.borrow_mut();
@@ -319,11 +323,10 @@ impl LogState {
         }
     }
 
-    /// Whether the active segment has records, all of them committed and flushed, and the last is older than `age`.
-    fn active_is_old(&mut self, age: Duration, now: Timestamp) -> bool {
+    /// Whether the active segment has records, all of them committed and flushed.
+    fn active_is_settled(&mut self) -> bool {
         let idle = self.high_watermark == self.log_end && self.flushed.offset == self.log_end;
-        let active = self.active();
-        idle && active.size > 0 && is_old(active, age, now)
+        idle && self.active().size > 0
     }
 
     /// The limits follow a roll that no append comes after.

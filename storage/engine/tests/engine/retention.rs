@@ -33,6 +33,25 @@ fn the_oldest_segments_go_while_the_log_stays_large_enough() {
     });
 }
 
+/// As in Kafka, where a limit of 0 is the only one that is still reached without the active segment.
+#[test]
+fn the_active_segment_goes_where_no_bytes_are_kept() {
+    run(|io| async move {
+        let home = home();
+        let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+        for (bytes, start) in [(1, 0), (0, 3)] {
+            let config = LogConfig { retention_age: None, retention_bytes: Some(bytes), ..LogConfig::default() };
+            let log = engine.open_log(name("orders", i32::try_from(bytes).unwrap()), config).await.unwrap();
+            commit(&log, batch(3, 10)).await;
+            engine.apply_retention().await.unwrap();
+            log.check_invariants();
+            assert_eq!((log.offsets().log_start.get(), log.offsets().log_end.get()), (start, 3), "{bytes} bytes");
+            assert_eq!(log.max_timestamp().await.unwrap().is_none(), bytes == 0);
+            assert_eq!(commit(&log, batch(1, 1)).await.base_offset, offset(3));
+        }
+    });
+}
+
 #[test]
 fn old_active_segments_go_too_and_the_end_of_the_log_stays() {
     run(|io| async move {
