@@ -240,6 +240,7 @@ impl Engine {
             is_stopped: &is_stopped,
             done: Compacted::default(),
             verdicts: Verdicts::default(),
+            transactions: BTreeSet::new(),
         };
         let mut manifest = log.inner.compaction.manifest.borrow().clone().expect("a job comes from a manifest");
         let before = manifest.clone();
@@ -249,9 +250,10 @@ impl Engine {
         let has_moved = manifest != before;
         *log.inner.compaction.manifest.borrow_mut() = Some(manifest);
         match outcome {
-            Ok(()) if has_moved => {}
-            // The last flush is not in a checkpoint yet, or there is nothing to gain: it is looked at again later.
-            Ok(()) => log.inner.compaction.retry_at.set(Some(core.io.now() + config.backoff)),
+            Ok(()) => {
+                let pause = pause_after(&Ok(has_moved), config.backoff);
+                log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
+            }
             Err(error) => self.give_up(log, &error)?,
         }
         tracing::debug!(log = %log.name(), ?done, "compacted");
@@ -262,9 +264,8 @@ impl Engine {
     fn give_up(&self, log: &Log, error: &Error) -> Result<(), Error> {
         let core = &self.inner.core;
         core.dir.note_failure(error);
-        let is_damaged = matches!(error, Error::Damaged { .. });
-        let pause = if is_damaged { DAMAGED_PAUSE } else { RETRY_AFTER };
-        log.inner.compaction.retry_at.set(Some(core.io.now() + pause));
+        let pause = pause_after(&Err(error), core.cleaner.config.borrow().backoff);
+        log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
         let is_expected = log.inner.state.borrow().deleted || core.cleaner.is_stopped.get();
         match error {
             _ if is_expected => Ok(()),
@@ -276,5 +277,32 @@ impl Engine {
             Error::Offline(_) => Ok(()),
             error => Err(error.clone()),
         }
+    }
+}
+
+/// How long a log is left alone after a pass, of which `Ok` tells whether it has come any further.
+fn pause_after(outcome: &Result<bool, &Error>, backoff: Duration) -> Option<Duration> {
+    match outcome {
+        Ok(true) => None,
+        // The last flush is not in a checkpoint yet, or there is nothing to gain: it is looked at again soon.
+        Ok(false) => Some(backoff),
+        Err(Error::Damaged { .. }) => Some(DAMAGED_PAUSE),
+        Err(_) => Some(RETRY_AFTER),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_record::Offset;
+
+    #[test]
+    fn only_a_damaged_log_is_left_alone_for_long() {
+        let backoff = Duration::from_secs(15);
+        assert_eq!(pause_after(&Ok(true), backoff), None);
+        assert_eq!(pause_after(&Ok(false), backoff), Some(backoff), "what it lacks is there by the next round");
+        assert_eq!(pause_after(&Err(&Error::Offline("stopped".into())), backoff), Some(RETRY_AFTER));
+        let damage = Error::Damaged { path: "/l".into(), position: 0, offset: Offset::ZERO, reason: String::new() };
+        assert_eq!(pause_after(&Err(&damage), backoff), Some(DAMAGED_PAUSE));
     }
 }

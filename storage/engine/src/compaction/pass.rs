@@ -11,7 +11,7 @@
 //! that goes has nothing below it left to hide. A segment that nothing goes from is not written again.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ use heddle_record::{
 use super::dirt::Job;
 use super::manifest::{CompactedSegment, Manifest};
 use super::pace::Pace;
-use super::rules::{Rules, Whole};
+use super::rules::{Marker, Rules, Whole};
 use super::survivors::{FullAt, Questions, Survivors};
 use super::target::{Output, Target};
 use crate::admission::decompressed_body;
@@ -85,6 +85,8 @@ pub(super) struct Pass<'a> {
     pub(super) is_stopped: &'a dyn Fn() -> bool,
     pub(super) done: Compacted,
     pub(super) verdicts: Verdicts,
+    /// Producers of whose transaction, which no marker has ended so far, some data stays.
+    pub(super) transactions: BTreeSet<i64>,
 }
 
 /// What becomes of the records of one batch. Kept from batch to batch for its memory.
@@ -121,6 +123,17 @@ enum Fate {
     /// These bytes take its place.
     Becomes(Vec<u8>),
     Goes,
+}
+
+impl Fate {
+    /// Whether there are records of a batch with this header afterwards.
+    fn leaves_records(&self, header: &BatchHeader) -> bool {
+        match self {
+            Fate::Stays => header.record_count > 0,
+            Fate::Becomes(bytes) => RecordBatch::peek(bytes).is_ok_and(|batch| batch.record_count() > 0),
+            Fate::Goes => false,
+        }
+    }
 }
 
 impl Pass<'_> {
@@ -299,8 +312,46 @@ impl Pass<'_> {
     /// What becomes of a batch.
     async fn judge(&mut self, source: Source, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
         let header = batch.header();
+        if header.attributes.is_control() {
+            return self.judge_marker(batch, rules);
+        }
+        let fate = self.judge_data(source, batch, rules).await?;
+        if header.attributes.is_transactional() && fate.leaves_records(header) {
+            self.transactions.insert(header.producer_id.get());
+        }
+        Ok(fate)
+    }
+
+    /// The marker that ends a transaction goes a while after the last data of the transaction has gone (case 51).
+    fn judge_marker(&mut self, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
+        let header = batch.header();
+        let has_data = self.transactions.remove(&header.producer_id.get());
+        // A pass over a few segments has not seen the data before them.
+        let knows_data = !self.job.tombstones_only;
+        match rules.marker(header, knows_data && !has_data) {
+            Marker::Stays => Ok(Fate::Stays),
+            Marker::Goes => Ok(emptied(header, rules)),
+            Marker::GoesAfter(horizon) => {
+                let mut builder = BatchBuilder::compact(header, Some(horizon));
+                let body = decompressed_body(batch, self.log.core.config.decompressed_bytes_max);
+                let body = body.map_err(|error| self.log.compaction_damage(header.base_offset, error.to_string()))?;
+                for record in batch.records_in(&body) {
+                    let record =
+                        record.map_err(|error| self.log.compaction_damage(header.base_offset, error.to_string()))?;
+                    builder.keep(&record).expect("there is as much as there was");
+                }
+                let mut bytes = Vec::new();
+                let built = builder.finish(&mut bytes);
+                built.map_err(|error| self.log.compaction_damage(header.base_offset, error.to_string()))?;
+                Ok(Fate::Becomes(bytes))
+            }
+        }
+    }
+
+    async fn judge_data(&mut self, source: Source, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
+        let header = batch.header();
         let whole = rules.whole(header);
-        if whole.is_some() && header.base_offset < rules.end && !header.attributes.is_control() {
+        if whole.is_some() && header.base_offset < rules.end {
             self.count(header.record_count, if whole == Some(Whole::Goes) { header.record_count } else { 0 });
         }
         match whole {

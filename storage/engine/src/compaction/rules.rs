@@ -2,8 +2,9 @@
 //!
 //! These are Kafka's rules (KIP-534 for tombstones): of each key the last record stays; a tombstone stays until the time
 //! that the first pass over it set; the last batch of a producer stays, without records if need be, so that its sequence is
-//! known; so does the last batch of a pass, so that every offset has a batch at or behind it. Control batches stay as they
-//! are: as long as there are no transactions, nothing tells when the last data of one is gone (case 51).
+//! known; so does the last batch of a pass, so that every offset has a batch at or behind it. The marker that ends a transaction
+//! stays as long as any data of it does, and then until the time that the next pass sets, so that a reader who has seen the
+//! data meets its end (case 51).
 
 use std::collections::BTreeMap;
 
@@ -36,11 +37,22 @@ pub(crate) enum Whole {
     Goes,
 }
 
+/// What becomes of the marker that ends a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marker {
+    /// It stays as it is.
+    Stays,
+    /// It stays, and may go from then on.
+    GoesAfter(Timestamp),
+    /// It goes.
+    Goes,
+}
+
 impl Rules {
     /// What becomes of a batch as far as that is known without its records: `None` if it is not. Nothing of the batch is
     /// looked at but its header.
     pub(crate) fn whole(&self, header: &BatchHeader) -> Option<Whole> {
-        if header.base_offset >= self.end || header.attributes.is_control() {
+        if header.base_offset >= self.end {
             return Some(Whole::Stays);
         }
         let (first, last) = (header.base_offset, header.last_offset());
@@ -61,6 +73,25 @@ impl Rules {
         offset >= self.end || !is_tombstone || header.delete_horizon().is_none_or(|horizon| self.now < horizon)
     }
 
+    /// What becomes of a marker, `is_alone` if nothing is left of its transaction.
+    pub(crate) fn marker(&self, header: &BatchHeader, is_alone: bool) -> Marker {
+        match header.delete_horizon() {
+            _ if header.base_offset >= self.end || header.record_count == 0 && self.keeps_empty(header) => {
+                Marker::Stays
+            }
+            // It was set when nothing was left of the transaction, and nothing comes to one that has ended.
+            Some(horizon) if self.now < horizon => Marker::Stays,
+            Some(_) => Marker::Goes,
+            None if header.record_count == 0 => Marker::Goes,
+            None if is_alone => Marker::GoesAfter(self.new_horizon()),
+            None => Marker::Stays,
+        }
+    }
+
+    fn new_horizon(&self) -> Timestamp {
+        Timestamp::new(self.now.get().saturating_add(self.delete_retention))
+    }
+
     /// Whether a batch stays although none of its records does.
     pub(crate) fn keeps_empty(&self, header: &BatchHeader) -> bool {
         let is_last_of_producer =
@@ -70,7 +101,6 @@ impl Rules {
 
     /// From when on the tombstones of a batch may go, of which `has_tombstone` tells whether any is kept.
     pub(crate) fn horizon(&self, header: &BatchHeader, has_tombstone: bool) -> Option<Timestamp> {
-        let new = Timestamp::new(self.now.get().saturating_add(self.delete_retention));
-        header.delete_horizon().or(has_tombstone.then_some(new))
+        header.delete_horizon().or(has_tombstone.then(|| self.new_horizon()))
     }
 }

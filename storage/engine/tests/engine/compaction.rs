@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use crate::harness::*;
 use heddle_engine::inspect::find_logs;
-use heddle_engine::{AppendError, CleanerConfig, CleanupPolicy, Engine, EngineConfig, Log, LogConfig, ReadError};
+use heddle_engine::{
+    AppendError, AppendOrigin, CleanerConfig, CleanupPolicy, Engine, EngineConfig, Log, LogConfig, ReadError,
+};
+use heddle_io::sim::{Effect, Fault, OperationKind, Simulator};
 use heddle_io::{Io, Lease};
 use heddle_record::{
     BatchBuilder, BatchHeader, BatchOptions, Batches, Compression, ProducerEpoch, ProducerId, Sequence, Timestamp,
@@ -312,6 +315,76 @@ fn producers_go_on_where_they_were() {
     });
 }
 
+/// The marker that ends a transaction of `producer`.
+fn marker(producer: i64) -> Lease {
+    let options = BatchOptions {
+        producer_id: ProducerId::new(producer),
+        producer_epoch: ProducerEpoch::new(0),
+        transactional: true,
+        control: true,
+        ..BatchOptions::default()
+    };
+    let mut builder = BatchBuilder::new(options);
+    // Version 0, type 1: a commit.
+    builder.push(Timestamp::new(7), Some(&[0, 0, 0, 1]), Some(&[0; 6]), &[]).unwrap();
+    finish(builder)
+}
+
+#[test]
+fn the_end_of_a_transaction_goes_after_its_last_data() {
+    // Case 51.
+    run(|io| async move {
+        let home = home();
+        let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+        for retention in [Duration::ZERO, Duration::from_secs(3600)] {
+            let config = LogConfig { delete_retention: retention, ..compacted() };
+            let topic = format!("table {}", retention.as_secs()).replace(' ', "-");
+            let log = engine.open_log(name(&topic, 0), config).await.unwrap();
+            let by_broker = async |batch: Lease| {
+                let appended = log.append(batch, AppendOrigin::Broker, EPOCH).await.unwrap();
+                log.flushed(appended.last_offset).await.unwrap();
+                log.set_high_watermark(appended.last_offset.next());
+                appended.base_offset.get()
+            };
+            let data = |sequence, key: &'static str| {
+                let options = BatchOptions {
+                    producer_id: ProducerId::new(4),
+                    producer_epoch: ProducerEpoch::new(0),
+                    base_sequence: Sequence::new(sequence),
+                    transactional: true,
+                    ..BatchOptions::default()
+                };
+                keyed(options, &[(key, Some("v"), 5)])
+            };
+            by_broker(data(0, "k")).await;
+            let first = by_broker(marker(4)).await;
+            by_broker(data(1, "stays")).await;
+            let second = by_broker(marker(4)).await;
+            let markers = async || {
+                let (_, headers) = everything(&io, &log).await;
+                let markers = headers.into_iter().filter(|header| header.attributes.is_control());
+                markers.map(|header| (header.base_offset.get(), header.delete_horizon().is_some())).collect::<Vec<_>>()
+            };
+            seal(&log).await;
+            engine.compact().await.unwrap();
+            assert_eq!(markers().await, [(first, false), (second, false)], "their data is there");
+            put(&log, "k", Some("later")).await;
+            seal(&log).await;
+            engine.compact().await.unwrap();
+            let found = markers().await;
+            if retention.is_zero() {
+                // The pass that set its time was followed by one that it was due for.
+                assert_eq!(found, [(second, false)]);
+            } else {
+                assert_eq!(found, [(first, true), (second, false)], "from now on its time runs");
+            }
+            log.check_invariants();
+        }
+        engine.close().await.unwrap();
+        verify(&io, home.path()).await;
+    });
+}
+
 #[test]
 fn every_codec_comes_back_as_it_was() {
     run(|io| async move {
@@ -419,6 +492,40 @@ fn a_log_with_more_keys_than_memory_takes_several_passes() {
         let (after, _) = everything(&io, &log).await;
         assert_eq!(latest(&before), latest(&after));
     });
+}
+
+/// A log whose newest segment is not on the disk yet when the cleaner comes by is compacted a few rounds later at most.
+#[test]
+fn a_log_that_cannot_be_compacted_yet_is_compacted_soon() {
+    let simulator = Simulator::new(5);
+    let host = simulator.host("broker");
+    let io = host.start_core();
+    let story = {
+        let (io, host) = (io.clone(), host.clone());
+        async move {
+            let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+            let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
+            let row = |time| keyed(BatchOptions::default(), &[("k", Some(&"v".repeat(900)), time)]);
+            commit(&log, row(1)).await;
+            commit(&log, row(2)).await;
+            // The write that begins the next segment takes its time: all that is flushed ends with the first one.
+            let slow = Duration::from_secs(5);
+            host.plant(Fault::next(OperationKind::Write, Effect::Hang(slow)).on_path("table-0"));
+            let appended = append(&log, row(3)).await.unwrap();
+            io.sleep(Duration::from_millis(100)).await;
+            assert_eq!((log.segment_count(), log.offsets().flushed_end.get()), (2, 2));
+            let cleaner = engine.clone();
+            io.spawn(async move { cleaner.keep_compacted().await }).detach();
+            io.sleep(Duration::from_millis(100)).await;
+            assert_eq!(everything(&io, &log).await.0.len(), 2, "nothing is compacted yet");
+            log.flushed(appended.last_offset).await.unwrap();
+            log.set_high_watermark(appended.last_offset.next());
+            io.sleep(3 * CleanerConfig::default().backoff).await;
+            let left: Vec<i64> = everything(&io, &log).await.0.into_keys().collect();
+            assert_eq!(left, [1, 2], "the cleaner has paused more than once since");
+        }
+    };
+    simulator.run(&io, story).unwrap();
 }
 
 #[test]
