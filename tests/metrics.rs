@@ -127,6 +127,7 @@ fn values_follow_what_a_client_did() {
     is("heddle_bytes_out_total", first);
 
     is("heddle_topics", 1.0);
+    assert!(value("heddle_connections{listener=\"PLAINTEXT\"}") >= 0.0);
     is("heddle_partitions", 3.0);
     is("heddle_partitions_offline", 0.0);
     is("heddle_ready", 1.0);

@@ -120,6 +120,11 @@ async fn everything(core: &Core, disk: &mut Disk) -> CoreSample {
             break;
         }
     }
+    let mut connections = core.sessions().by_listener();
+    for listener in &core.config().listeners {
+        // What nobody is connected to shows as well.
+        connections.entry(listener.name.clone()).or_default();
+    }
     let groups = core.coordinators().sample(core, core.config().metrics.group_partitions_max).await;
     let broker = if core.index() == FIRST_CORE { Some(broker(core, disk).await) } else { None };
     CoreSample {
@@ -132,7 +137,7 @@ async fn everything(core: &Core, disk: &mut Disk) -> CoreSample {
         logs,
         closed: core.partitions().closed(),
         engine: core.partitions().statistics(),
-        connections: core.sessions().by_listener(),
+        connections,
         farewells: core.sessions().farewells(),
         fetch_sessions: core.fetch_sessions().sample(),
         groups,
