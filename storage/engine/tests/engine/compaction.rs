@@ -528,6 +528,61 @@ fn a_log_that_cannot_be_compacted_yet_is_compacted_soon() {
     simulator.run(&io, story).unwrap();
 }
 
+/// Writes, flushes and names of a segment that is being rewritten, and the file that foretells it.
+#[test]
+fn a_compaction_that_the_disk_refuses_leaves_the_log_as_it_was() {
+    use OperationKind::{Flush, Metadata, Write};
+    const ENOSPC: i32 = 28;
+    const EIO: i32 = 5;
+    for (on, path, errno) in [
+        (Write, ".cleaned", ENOSPC),
+        (Write, ".cleaned", EIO),
+        (Flush, ".cleaned", EIO),
+        (Metadata, ".cleaned", ENOSPC),
+        (Write, "compaction", ENOSPC),
+    ] {
+        let simulator = Simulator::new(6);
+        let host = simulator.host("broker");
+        let io = host.start_core();
+        let story = {
+            let (io, host) = (io.clone(), host.clone());
+            async move {
+                let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+                let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
+                for number in 0..20 {
+                    put(&log, "k", Some(&format!("{number} {}", "v".repeat(200)))).await;
+                }
+                seal(&log).await;
+                engine.checkpoint().await.unwrap();
+                let (before, _) = everything(&io, &log).await;
+                host.plant(Fault::next(on, Effect::Fail(errno)).on_path(path).for_ever());
+                let refused = engine.compact().await.unwrap_err();
+                assert!(refused.to_string().contains("/data/"), "{refused}");
+                // A flush that fails is what it is everywhere (case 26).
+                assert_eq!(engine.data_dir().is_offline(), on == Flush, "{on:?} of {path}");
+                if on == Flush {
+                    assert_eq!(everything(&io, &log).await.0, before, "reads go on");
+                    return;
+                }
+                assert!(log.offline().is_none(), "{on:?} of {path}");
+                assert_eq!(everything(&io, &log).await.0, before, "{on:?} of {path}");
+                put(&log, "other", Some("goes on")).await;
+                host.clear_faults();
+                assert!(
+                    !host.files().iter().any(|file| file.to_string_lossy().ends_with(".cleaned")),
+                    "nothing is left"
+                );
+                io.sleep(Duration::from_secs(11)).await;
+                assert!(engine.compact().await.unwrap().records_removed > 15, "{on:?} of {path}: by itself");
+                let (after, _) = everything(&io, &log).await;
+                assert!(latest(&before).iter().all(|(key, value)| latest(&after).get(key) == Some(value)));
+                log.check_invariants();
+            }
+        };
+        simulator.run(&io, story).unwrap();
+    }
+}
+
 #[test]
 fn readers_and_writers_go_on_meanwhile() {
     run(|io| async move {
