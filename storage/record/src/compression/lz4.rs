@@ -2,7 +2,8 @@
 //!
 //! Owns the frame; a block itself is lz4_flex's. Writes what Java's client writes: independent blocks of 64 KiB, no
 //! content size, no checksums. Reads every legal frame: linked blocks, all block sizes, all checksums, content size,
-//! several frames one after the other, skippable ones between them; bytes behind the last that begin none are passed over. Dictionaries are refused.
+//! several frames one after the other, skippable ones between them; bytes behind the last that begin none are passed
+//! over. Dictionaries are refused.
 
 use alloc::vec;
 use alloc::vec::Vec;
