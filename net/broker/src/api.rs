@@ -195,9 +195,10 @@ impl Pending {
 /// Topics, replicas or settings that one request about metadata may name, and settings that one answer may show.
 const NAMES_MAX: usize = 100_000;
 
-/// The row of an API key from the wire.
-pub(crate) fn find(key: i16) -> Option<&'static Api> {
-    TABLE.iter().find(|api| api.key.code() == key)
+/// The row of an API key from the wire, and where it stands in the table.
+pub(crate) fn find(key: i16) -> Option<(ApiIndex, &'static Api)> {
+    let (index, api) = TABLE.iter().enumerate().find(|(_, api)| api.key.code() == key)?;
+    Some((ApiIndex(index), api))
 }
 
 /// One request, whole in memory, and where it came from.
@@ -206,6 +207,8 @@ pub(crate) struct Call {
     /// The connection: which listener, whose address.
     pub(crate) session: Rc<Session>,
     pub(crate) key: ApiKey,
+    /// Where the key stands in the table of APIs.
+    pub(crate) index: ApiIndex,
     pub(crate) version: i16,
     pub(crate) correlation_id: i32,
     /// When it was taken.
@@ -310,12 +313,12 @@ impl Call {
 
     /// Counts the errors in the answer that was just written.
     pub(crate) fn note_errors(&self, writer: &mut Writer) {
-        self.core.requests().failed(ApiIndex::of(self.key), writer.take_errors());
+        self.core.requests().failed(self.index, writer.take_errors());
     }
 
     /// Counts the answer, which is ready now.
     pub(crate) fn answered(&self) {
-        self.core.requests().answered(ApiIndex::of(self.key), self.began, self.core.io().now());
+        self.core.requests().answered(self.index, self.began, self.core.io().now());
     }
 }
 

@@ -28,7 +28,6 @@ use crate::api::{self, Api, Call, Handler, Pending, Refusal};
 use crate::concurrently;
 use crate::config::PlantedPanic;
 use crate::core::Core;
-use crate::requests::ApiIndex;
 
 use outbox::{Outbox, Queued};
 use receiver::{Frame, Receiver};
@@ -72,7 +71,7 @@ async fn answer(core: &Core, session: &Rc<Session>, frame: Frame, outbox: &Outbo
     let (call, opened) = open(core, session, frame.bytes, frame.rest)?;
     session.request_taken();
     if let Opened::Served(_) = opened {
-        core.requests().taken(ApiIndex::of(call.key), call.version);
+        core.requests().taken(call.index, call.version);
     }
     match opened {
         Opened::Served(Api { handler: Handler::Overlapping, .. }) => {
@@ -103,7 +102,7 @@ enum Opened {
 fn open(core: &Core, session: &Rc<Session>, frame: Lease, rest: Option<Rc<Rest>>) -> Result<(Call, Opened), Refusal> {
     let start = RequestStart::peek(&frame)?;
     let (key, version) = (start.api_key, start.api_version);
-    let api = api::find(key).ok_or(Refusal::UnknownApi { key })?;
+    let (index, api) = api::find(key).ok_or(Refusal::UnknownApi { key })?;
     let is_served = api.versions.contains(&version);
     let body_at = if is_served {
         let mut reader = Reader::new(&frame);
@@ -118,6 +117,7 @@ fn open(core: &Core, session: &Rc<Session>, frame: Lease, rest: Option<Rc<Rest>>
         core: core.clone(),
         session: Rc::clone(session),
         key: api.key,
+        index,
         version,
         correlation_id: start.correlation_id,
         began: core.io().now(),

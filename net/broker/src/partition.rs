@@ -115,27 +115,11 @@ impl Partition {
         deadline: Monotonic,
     ) -> Result<Placed, AppendFault> {
         let len = batch.len();
-        let placed = self.try_place(io, batch, acks, deadline).await;
-        self.count_produce(len, placed.as_ref().ok().map(|placed| &placed.appended));
-        placed
-    }
-
-    async fn try_place(
-        self: &Rc<Self>,
-        io: &Io,
-        batch: Lease,
-        acks: Acks,
-        deadline: Monotonic,
-    ) -> Result<Placed, AppendFault> {
-        let terms = self.terms_for(acks)?;
         // A disk that hangs holds an append up before it has its offsets, once too much waits to be written.
-        let append = self.log.append(batch, AppendOrigin::Client, terms.leader_epoch);
-        let appended = match acks {
-            Acks::None => append.await,
-            Acks::Leader | Acks::All => in_time(io, deadline, append).await?,
-        };
-        let appended = appended.map_err(|error| self.fault(error))?;
-        Ok(Placed { partition: Rc::clone(self), appended })
+        let append = |epoch| self.log.append(batch, AppendOrigin::Client, epoch);
+        let appended = self.attempt(io, acks, deadline, append).await;
+        self.count_produce(len, appended.as_ref().ok());
+        Ok(Placed { partition: Rc::clone(self), appended: appended? })
     }
 
     /// Receives a batch of `len` bytes into its place in the log ([`Log::stage`]), header first.
@@ -147,28 +131,32 @@ impl Partition {
         (acks, deadline): (Acks, Monotonic),
         receive: impl FnMut(&mut AppendBuffer, usize) -> Result<usize, heddle_io::Error>,
     ) -> Result<Staging, AppendFault> {
-        let staging = self.try_stage(io, header, len, (acks, deadline), receive).await;
+        let stage = |epoch| self.log.stage(header, len, epoch, receive);
+        let staging = self.attempt(io, acks, deadline, stage).await;
         if staging.is_err() {
             self.count_produce(len, None);
         }
         staging
     }
 
-    async fn try_stage(
+    /// Does `work` in the epoch in which this broker leads, if an append is allowed, and within a producer's time if it
+    /// waits for an answer.
+    async fn attempt<T, F>(
         &self,
         io: &Io,
-        header: &[u8; HEADER_LEN],
-        len: usize,
-        (acks, deadline): (Acks, Monotonic),
-        receive: impl FnMut(&mut AppendBuffer, usize) -> Result<usize, heddle_io::Error>,
-    ) -> Result<Staging, AppendFault> {
-        let terms = self.terms_for(acks)?;
-        let staging = self.log.stage(header, len, terms.leader_epoch, receive);
-        let staging = match acks {
-            Acks::None => staging.await,
-            Acks::Leader | Acks::All => in_time(io, deadline, staging).await?,
+        acks: Acks,
+        deadline: Monotonic,
+        work: impl FnOnce(LeaderEpoch) -> F,
+    ) -> Result<T, AppendFault>
+    where
+        F: Future<Output = Result<T, AppendError>>,
+    {
+        let work = work(self.terms_for(acks)?.leader_epoch);
+        let done = match acks {
+            Acks::None => work.await,
+            Acks::Leader | Acks::All => in_time(io, deadline, work).await?,
         };
-        staging.map_err(|error| self.fault(error))
+        done.map_err(|error| self.fault(error))
     }
 
     /// What a batch of `len` bytes was given that was staged, to be waited for.

@@ -32,7 +32,7 @@ struct Meter {
 
 /// Where a request's API stands in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ApiIndex(usize);
+pub(crate) struct ApiIndex(pub(crate) usize);
 
 /// What was counted of one API.
 #[derive(Debug, Clone)]
@@ -48,16 +48,6 @@ pub(crate) struct ApiSample {
 impl Default for Requests {
     fn default() -> Self {
         Self { by_api: array::from_fn(|_| Meter::default()) }
-    }
-}
-
-impl ApiIndex {
-    /// The place of an API that is served.
-    ///
-    /// # Panics
-    /// When it is not.
-    pub(crate) fn of(key: ApiKey) -> Self {
-        Self(TABLE.iter().position(|api| api.key == key).expect("an API that is served is in the table"))
     }
 }
 
@@ -102,6 +92,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::api::find;
 
     #[test]
     fn every_version_of_every_api_has_its_count() {
@@ -113,7 +104,8 @@ mod tests {
     #[test]
     fn requests_are_counted_by_api_version_and_error() {
         let requests = Requests::default();
-        let (fetch, produce) = (ApiIndex::of(ApiKey::Fetch), ApiIndex::of(ApiKey::Produce));
+        let index = |key: ApiKey| find(key.code()).unwrap().0;
+        let (fetch, produce) = (index(ApiKey::Fetch), index(ApiKey::Produce));
         let now = Monotonic::from_nanos(0);
         requests.taken(produce, 9);
         requests.taken(fetch, 13);
