@@ -1,6 +1,7 @@
 //! What the comparisons in `benches/` measure on: record batches of known make.
 //!
-//! Owns the samples, so that every comparison sees the same bytes, and the clock. It measures nothing itself.
+//! Owns the samples, so that every comparison sees the same bytes, the clock, and the thinnest client (`wire.rs`). It
+//! measures nothing itself.
 //!
 //! - `record`: checksum, validation, iteration, the five codecs.
 //! - `codec`: Produce and Fetch, ours and the crate `kafka-protocol`.
@@ -8,6 +9,8 @@
 //! - `compaction`: a pass, beside reading, hashing and writing the same bytes.
 //! - `storage`: the engine on every backend and device, beside the physical limit.
 #![forbid(unsafe_code)]
+
+pub mod wire;
 
 use heddle_record::{BatchBuilder, BatchOptions, Compression, Timestamp};
 

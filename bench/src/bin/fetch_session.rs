@@ -11,7 +11,7 @@
 #[path = "../allocations.rs"]
 mod allocations;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -19,13 +19,13 @@ use std::time::Duration;
 
 use allocations::CountingAllocator;
 use heddle_bench::now;
+use heddle_bench::wire::Connection;
 use heddle_broker::config::{Machine, StartSettings};
 use heddle_broker::seats;
+use heddle_io::Io;
 use heddle_io::sim::Simulator;
-use heddle_io::{Buffer, Io, Lease, Socket};
 use heddle_protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest, CreateTopicsResponse};
 use heddle_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
-use heddle_protocol::{Message, Reader, Request, Writer, frame};
 
 /// Sizes of sessions.
 const PARTITIONS: [i32; 3] = [50, 500, 5_000];
@@ -88,9 +88,8 @@ fn measure(partitions: i32) -> Cost {
 }
 
 async fn fetch_often(io: Io, address: SocketAddr, partitions: i32) -> Cost {
-    let socket = io.connect(address).await.expect("the broker listens");
-    let connection = Connection { io, socket, received: RefCell::new(Buffer::with_capacity(1 << 20)) };
-    connection.create("loom", partitions).await;
+    let connection = Connection::open(&io, address).await;
+    create(&connection, "loom", partitions).await;
     let wanted = (0..partitions).map(|partition| FetchPartition {
         partition,
         current_leader_epoch: -1,
@@ -102,69 +101,36 @@ async fn fetch_often(io: Io, address: SocketAddr, partitions: i32) -> Cost {
     let mut request = FetchRequest { replica_id: -1, max_bytes: 1 << 20, min_bytes: 1, ..Default::default() };
     request.topics = vec![topic].into();
     request.session_epoch = 0;
-    let (id, told) = connection.fetch(&request).await;
+    let (id, told) = fetch(&connection, &request).await;
     assert_eq!(told, usize::try_from(partitions).expect("a count"), "a full answer");
     request.topics = Vec::new().into();
     request.session_id = id;
     for epoch in 1..10 {
         request.session_epoch = epoch;
-        connection.fetch(&request).await;
+        fetch(&connection, &request).await;
     }
     let (began, allocations) = (now(), ALLOCATOR.count());
     for _ in 0..FETCHES {
         request.session_epoch += 1;
-        let (_, told) = connection.fetch(&request).await;
+        let (_, told) = fetch(&connection, &request).await;
         assert_eq!(told, 0, "nothing changed");
     }
     let allocations = ALLOCATOR.count() - allocations;
     Cost { time: (now() - began) / FETCHES, allocations: allocations as f64 / f64::from(FETCHES) }
 }
 
-struct Connection {
-    io: Io,
-    socket: Socket,
-    received: RefCell<Buffer>,
+async fn create(connection: &Connection, name: &str, num_partitions: i32) {
+    let topic = CreatableTopic { name, num_partitions, replication_factor: 1, ..Default::default() };
+    let request = CreateTopicsRequest { topics: vec![topic].into(), timeout_ms: 60_000, ..Default::default() };
+    let answer = connection.call(4, &request).await;
+    let response: CreateTopicsResponse<'_> = answer.decode();
+    assert_eq!(response.topics.first().expect("a topic").error_code, 0);
 }
 
-impl Connection {
-    async fn create(&self, name: &str, num_partitions: i32) {
-        let topic = CreatableTopic { name, num_partitions, replication_factor: 1, ..Default::default() };
-        let request = CreateTopicsRequest { topics: vec![topic].into(), timeout_ms: 60_000, ..Default::default() };
-        let answer = self.call(4, &request).await;
-        let response = CreateTopicsResponse::decode(&mut Reader::new(&answer[4..]), 4).expect("a response");
-        assert_eq!(response.topics.first().expect("a topic").error_code, 0);
-    }
-
-    /// The session's id, and how many partitions the answer names.
-    async fn fetch(&self, request: &FetchRequest<'_>) -> (i32, usize) {
-        let answer = self.call(11, request).await;
-        let response = FetchResponse::decode(&mut Reader::new(&answer[4..]), 11).expect("a response");
-        assert_eq!(response.error_code, 0);
-        (response.session_id, response.responses.iter().map(|topic| topic.partitions.len()).sum())
-    }
-
-    async fn call<'a, R: Request<'a>>(&self, version: i16, request: &R) -> Vec<u8> {
-        let mut writer = Writer::new();
-        frame::encode_request(&mut writer, version, 1, Some("bench"), request).expect("it can be said");
-        let bytes = vec![Lease::from_vec(writer.into_bytes())];
-        self.io.send(&self.socket, bytes).await.expect("the broker takes bytes");
-        loop {
-            let mut received = self.received.replace(Buffer::with_capacity(0));
-            if let Some((length, rest)) = received.split_first_chunk::<4>() {
-                let length = u32::from_be_bytes(*length) as usize;
-                if rest.len() >= length {
-                    let frame = rest[..length].to_vec();
-                    received.consume(4 + length);
-                    self.received.replace(received);
-                    return frame;
-                }
-            }
-            if received.spare() == 0 {
-                received.reserve(1 << 20);
-            }
-            let (result, received) = self.io.recv(&self.socket, received).await;
-            assert!(result.is_ok_and(|count| count > 0), "the broker answers");
-            self.received.replace(received);
-        }
-    }
+/// The session's id, and how many partitions the answer names.
+async fn fetch(connection: &Connection, request: &FetchRequest<'_>) -> (i32, usize) {
+    let answer = connection.call(11, request).await;
+    let response: FetchResponse<'_> = answer.decode();
+    assert_eq!(response.error_code, 0);
+    (response.session_id, response.responses.iter().map(|topic| topic.partitions.len()).sum())
 }

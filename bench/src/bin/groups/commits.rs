@@ -11,8 +11,8 @@ use heddle_io::{Io, Lease};
 
 use crate::member::{Gathering, Member, prepare};
 use crate::server::{Server, Usage};
-use crate::wire::Connection;
 use crate::{Asked, run};
+use heddle_bench::wire::Connection;
 
 /// How long the load runs before it counts.
 const WARM_UP: Duration = Duration::from_secs(2);

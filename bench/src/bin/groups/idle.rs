@@ -10,8 +10,8 @@ use heddle_protocol::messages::leave_group::{LeaveGroupRequest, LeaveGroupRespon
 
 use crate::member::{Member, prepare};
 use crate::server::Server;
-use crate::wire::Connection;
 use crate::{Asked, run};
+use heddle_bench::wire::Connection;
 
 /// Connections that make groups side by side.
 const MAKERS: usize = 64;

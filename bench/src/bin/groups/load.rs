@@ -11,8 +11,8 @@ use heddle_protocol::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchReq
 
 use crate::member::{TOPIC, commit, prepare};
 use crate::server::Server;
-use crate::wire::Connection;
 use crate::{Asked, run};
+use heddle_bench::wire::Connection;
 
 /// Commits in flight while the log is filled.
 const DEPTH: usize = 64;

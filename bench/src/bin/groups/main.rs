@@ -22,7 +22,6 @@ mod load;
 mod member;
 mod server;
 mod settle;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ use heddle_protocol::messages::offset_commit::{
 };
 use heddle_protocol::messages::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse};
 
-use crate::wire::Connection;
+use heddle_bench::wire::{self, Connection};
 
 /// Versions without tagged fields.
 const JOIN: i16 = 5;
@@ -168,7 +168,7 @@ pub(crate) fn commit(
         topics: vec![topic].into(),
         ..Default::default()
     };
-    crate::wire::encoded(COMMIT, &request)
+    wire::encoded(COMMIT, &request)
 }
 
 fn checked(code: i16) -> Result<(), ErrorCode> {

@@ -11,8 +11,8 @@ use heddle_io::Io;
 
 use crate::member::{Gathering, Member, prepare};
 use crate::server::Server;
-use crate::wire::Connection;
 use crate::{Asked, run};
+use heddle_bench::wire::Connection;
 
 /// How often it is looked whether all are there.
 const LOOK: Duration = Duration::from_millis(1);

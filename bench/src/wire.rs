@@ -14,31 +14,45 @@ const ROOM: usize = 64 << 10;
 const RESPONSE_HEADER: usize = 8;
 
 /// A connection.
-pub(crate) struct Connection {
+#[derive(Debug)]
+pub struct Connection {
     io: Io,
     socket: Socket,
     received: RefCell<Buffer>,
 }
 
 impl Connection {
-    pub(crate) async fn open(io: &Io, address: SocketAddr) -> Self {
+    /// Connects to a broker.
+    ///
+    /// # Panics
+    /// If nobody listens at `address`.
+    pub async fn open(io: &Io, address: SocketAddr) -> Self {
         let socket = io.connect(address).await.expect("the broker listens");
         Self { io: io.clone(), socket, received: RefCell::new(Buffer::with_capacity(ROOM)) }
     }
 
     /// Sends a request and gives its answer. Of a version whose headers have no tagged fields.
-    pub(crate) async fn call<'a, R: Request<'a>>(&self, version: i16, request: &R) -> Answer {
+    ///
+    /// # Panics
+    /// If the connection ends.
+    pub async fn call<'a, R: Request<'a>>(&self, version: i16, request: &R) -> Answer {
         self.send(encoded(version, request)).await;
         Answer { version, bytes: self.answer().await }
     }
 
     /// Sends bytes that are one or more whole requests.
-    pub(crate) async fn send(&self, bytes: Lease) {
+    ///
+    /// # Panics
+    /// If the connection ends.
+    pub async fn send(&self, bytes: Lease) {
         self.io.send(&self.socket, vec![bytes]).await.expect("the broker takes bytes");
     }
 
     /// The next answer, its length and header included.
-    pub(crate) async fn answer(&self) -> Vec<u8> {
+    ///
+    /// # Panics
+    /// If the connection ends before it.
+    pub async fn answer(&self) -> Vec<u8> {
         loop {
             let mut received = self.received.replace(Buffer::with_capacity(0));
             let length = received.first_chunk::<4>().map(|length| 4 + u32::from_be_bytes(*length) as usize);
@@ -54,7 +68,10 @@ impl Connection {
     }
 
     /// How many answers have come, one at least, each of which is `expected`, byte for byte.
-    pub(crate) async fn answers(&self, expected: &[u8]) -> usize {
+    ///
+    /// # Panics
+    /// If another comes, or none.
+    pub async fn answers(&self, expected: &[u8]) -> usize {
         loop {
             let mut received = self.received.replace(Buffer::with_capacity(0));
             let whole = received.len() / expected.len();
@@ -78,20 +95,28 @@ impl Connection {
 }
 
 /// A request's bytes.
-pub(crate) fn encoded<'a, R: Request<'a>>(version: i16, request: &R) -> Lease {
+///
+/// # Panics
+/// If the request cannot be expressed in this version.
+pub fn encoded<'a, R: Request<'a>>(version: i16, request: &R) -> Lease {
     let mut writer = Writer::new();
     frame::encode_request(&mut writer, version, 1, Some("bench"), request).expect("it can be said");
     Lease::from_vec(writer.into_bytes())
 }
 
 /// An answer, to be decoded where it lies.
-pub(crate) struct Answer {
+#[derive(Debug)]
+pub struct Answer {
     version: i16,
     bytes: Vec<u8>,
 }
 
 impl Answer {
-    pub(crate) fn decode<'a, M: Message<'a>>(&'a self) -> M {
+    /// The response.
+    ///
+    /// # Panics
+    /// If it is none of this kind.
+    pub fn decode<'a, M: Message<'a>>(&'a self) -> M {
         M::decode(&mut Reader::new(&self.bytes[RESPONSE_HEADER..]), self.version).expect("a response")
     }
 }
