@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that fails says nothing")]
 #![expect(unsafe_code, reason = "a bare ring, and the CPU time of a thread")]
 
+mod thread_cpu;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use heddle_io::threads::spawn_core;
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use thread_cpu::thread_cpu;
 
 const REQUEST_BYTES: usize = 1 << 10;
 const ANSWER: [u8; 100] = [7; 100];
@@ -173,12 +176,4 @@ impl Provided {
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.as_ptr()).cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
-}
-
-/// Microseconds of CPU that this thread has used.
-fn thread_cpu() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place during the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }

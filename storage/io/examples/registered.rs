@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that fails says nothing")]
 #![expect(unsafe_code, reason = "a bare ring, aligned memory, and the CPU time of a thread")]
 
+mod thread_cpu;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -19,6 +21,7 @@ use heddle_io::threads::spawn_core;
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, opcode};
+use thread_cpu::thread_cpu;
 
 const ROUNDS: usize = 9;
 /// What the file of the direct writes holds.
@@ -132,12 +135,4 @@ fn complete(ring: &mut IoUring, entry: &Entry, bytes: usize) {
     ring.submit_and_wait(1).unwrap();
     let result = ring.completion().next().unwrap().result();
     assert_eq!(result as usize, bytes, "done whole");
-}
-
-/// Microseconds of CPU that this thread has used.
-fn thread_cpu() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place during the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
