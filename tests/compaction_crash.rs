@@ -13,17 +13,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_engine::{
-    AppendOrigin, CleanupPolicy, DataDir, DeviceChoice, Engine, EngineConfig, Log, LogConfig, LogName, PlantedBug,
-    WantedIdentity,
+    AppendOrigin, DataDir, DeviceChoice, Engine, EngineConfig, Log, LogName, PlantedBug, WantedIdentity,
 };
 use heddle_io::sim::{CutPoint, DeviceCache, DiskCopy, FaultModel, FlushScope, Host, Metadata, Simulator, Stopped};
 use heddle_io::{Io, Lease};
-use heddle_record::{
-    BatchBuilder, BatchOptions, Compression, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
-    Sequence, Timestamp, TopicId,
-};
+use heddle_record::{LeaderEpoch, LogId, Offset, PartitionIndex, TopicId};
 use heddle_tests::engine_recovery::Verdict;
-use heddle_tests::table_life::{Row, rows, table};
+use heddle_tests::table_life::{Row, batch, check_repeat, check_rows, compacted, rows, rows_by_chance};
+
+/// Keys of the table: few, so that every pass has something to remove.
+const KEYS: u64 = 5;
 
 const DIRECT: FaultModel = FaultModel {
     metadata: Metadata::OnlySynced,
@@ -55,24 +54,11 @@ fn name() -> LogName {
     LogName { topic: "table".into(), id: LogId { topic: TopicId::new([5; 16]), partition: PartitionIndex::new(0) } }
 }
 
-fn log_config() -> LogConfig {
-    LogConfig {
-        cleanup_policy: CleanupPolicy::Compact,
-        segment_bytes: 1024,
-        index_interval_bytes: 128,
-        dirty_ratio_min_millionths: 0,
-        // A tombstone goes in the pass after the first one over it.
-        delete_retention: Duration::ZERO,
-        timestamp_after_max: None,
-        ..LogConfig::default()
-    }
-}
-
 async fn open(io: &Io, config: &EngineConfig) -> Verdict<(Engine, Log)> {
     let text = |error: heddle_engine::Error| error.to_string();
     let dir = DataDir::open(io, Path::new("/data"), &WantedIdentity::default()).await.map_err(text)?;
     let engine = Engine::open(io, dir, config.clone()).await.map_err(text)?;
-    let log = engine.open_log(name(), log_config()).await.map_err(text)?;
+    let log = engine.open_log(name(), compacted()).await.map_err(text)?;
     log.check_invariants();
     log.set_high_watermark(log.offsets().committable_end);
     Ok((engine, log))
@@ -112,31 +98,13 @@ impl Life {
 
     async fn append(&self, log: &Log) -> Verdict {
         let (sequence, epoch) = (self.seen.borrow().sequence, LeaderEpoch::new(0));
-        let options = BatchOptions {
-            producer_id: ProducerId::new(9),
-            producer_epoch: ProducerEpoch::new(0),
-            base_sequence: Sequence::new(sequence),
-            compression: if sequence % 4 == 3 { Compression::Lz4 } else { Compression::None },
-            ..BatchOptions::default()
-        };
-        let mut builder = BatchBuilder::new(options);
-        let count = 1 + self.io.random_u64() % 3;
-        let mut rows = Vec::new();
-        for _ in 0..count {
-            let chance = self.io.random_u64();
-            let row = (chance % 5, (!chance.is_multiple_of(3)).then_some(chance));
-            let (key, value) = (row.0.to_be_bytes(), row.1.map(|value| [value.to_be_bytes(); 8].concat()));
-            builder.push(Timestamp::new(77), Some(&key), value.as_deref(), &[]).expect("a small batch");
-            rows.push(row);
-        }
-        let mut bytes = Vec::new();
-        builder.finish(&mut bytes).expect("a small batch");
-        let batch = Lease::from_vec(bytes);
+        let rows = rows_by_chance(&self.io, KEYS);
+        let batch = batch(sequence, &rows);
         let appended = log.append(batch.clone(), AppendOrigin::Client, epoch).await;
         let appended = appended.map_err(|error| error.to_string())?;
         {
             let mut seen = self.seen.borrow_mut();
-            seen.sequence += count as i32;
+            seen.sequence += rows.len() as i32;
             seen.last_batch = Some((appended.base_offset.get(), batch));
             seen.given.extend((appended.base_offset.get()..).zip(rows));
         }
@@ -173,18 +141,9 @@ async fn recover(io: Io, seen: Seen, config: EngineConfig, compact: bool) -> Ver
         return Err(format!("{start}..{end}, {} was acknowledged", seen.acknowledged));
     }
     let found = rows(&io, &log, start, end).await?;
-    if let Some((offset, row)) = found.iter().find(|(offset, row)| seen.given.get(offset) != Some(row)) {
-        return Err(format!("at {offset} there is {row:?}, which was never there"));
-    }
-    let given: BTreeMap<i64, Row> = seen.given.range(..end.get()).map(|(offset, row)| (*offset, *row)).collect();
-    if table(&found) != table(&given) {
-        return Err(format!("the rows are {:?}, not {:?}", table(&found), table(&given)));
-    }
+    check_rows(&found, &seen.given, 0..end.get())?;
     if let Some((base, batch)) = seen.last_batch.filter(|(base, _)| *base < end.get()) {
-        let again = log.append(batch, AppendOrigin::Client, LeaderEpoch::new(0)).await;
-        if !again.as_ref().is_ok_and(|again| again.duplicate && again.base_offset.get() == base) {
-            return Err(format!("the producer repeats its batch at {base} and gets {again:?}"));
-        }
+        check_repeat(&log, batch, LeaderEpoch::new(0), base).await?;
     }
     Ok((found, end.get()))
 }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,9 +64,9 @@ fn name(topic: &str) -> LogName {
     LogName { topic: topic.to_owned(), id: LogId { topic: TopicId::new([id; 16]), partition: PartitionIndex::new(0) } }
 }
 
-/// The tables and how they are kept.
-fn topics() -> [(&'static str, LogConfig); 2] {
-    let compacted = LogConfig {
+/// How a compacted log of many small segments is kept, each of them compacted as soon as it is sealed.
+pub fn compacted() -> LogConfig {
+    LogConfig {
         cleanup_policy: CleanupPolicy::Compact,
         segment_bytes: 1024,
         index_interval_bytes: 128,
@@ -74,10 +75,13 @@ fn topics() -> [(&'static str, LogConfig); 2] {
         delete_retention: Duration::ZERO,
         timestamp_after_max: None,
         ..LogConfig::default()
-    };
-    let window =
-        LogConfig { cleanup_policy: CleanupPolicy::CompactDelete, retention_bytes: Some(2500), ..compacted.clone() };
-    [("table", compacted), ("window", window)]
+    }
+}
+
+/// The tables and how they are kept.
+fn topics() -> [(&'static str, LogConfig); 2] {
+    let window = LogConfig { cleanup_policy: CleanupPolicy::CompactDelete, retention_bytes: Some(2500), ..compacted() };
+    [("table", compacted()), ("window", window)]
 }
 
 impl TableLife {
@@ -179,13 +183,7 @@ impl OpenTable {
         let last = self
             .seen(|table| table.batches.last_key_value().map(|(base, (last, seq, _))| seq + (last - base + 1) as i32));
         let sequence = last.unwrap_or(0);
-        let count = 1 + self.io.random_u64() % 3;
-        let rows: Vec<Row> = (0..count)
-            .map(|_| {
-                let chance = self.io.random_u64();
-                (chance % KEYS, (!chance.is_multiple_of(3)).then_some(chance))
-            })
-            .collect();
+        let rows = rows_by_chance(&self.io, KEYS);
         let batch = batch(sequence, &rows);
         let appended = self.log.append(batch.clone(), AppendOrigin::Client, LeaderEpoch::new(self.epoch)).await;
         let appended = appended.map_err(text)?;
@@ -210,8 +208,18 @@ impl OpenTable {
     }
 }
 
-/// A batch of the one producer.
-fn batch(sequence: i32, rows: &[Row]) -> Lease {
+/// One row to three of a table of `keys` keys, a third of them deletions.
+pub fn rows_by_chance(io: &Io, keys: u64) -> Vec<Row> {
+    let count = 1 + io.random_u64() % 3;
+    let row = |chance: u64| (chance % keys, (!chance.is_multiple_of(3)).then_some(chance));
+    (0..count).map(|_| row(io.random_u64())).collect()
+}
+
+/// A batch of the one producer; every fourth sequence begins one that is compressed.
+///
+/// # Panics
+/// If there are no rows.
+pub fn batch(sequence: i32, rows: &[Row]) -> Lease {
     let options = BatchOptions {
         producer_id: ProducerId::new(9),
         producer_epoch: ProducerEpoch::new(0),
@@ -247,24 +255,42 @@ impl Table {
         let found = rows(io, log, start, end).await?;
         // The batch in which the log starts is read as a whole.
         let found: BTreeMap<i64, Row> = found.into_iter().filter(|(offset, _)| *offset >= start.get()).collect();
-        if let Some((offset, row)) = found.iter().find(|(offset, row)| self.given.get(offset) != Some(row)) {
-            return Err(format!("at {offset} there is {row:?}, which was never there"));
-        }
+        check_rows(&found, &self.given, start.get()..end.get())?;
         self.given.split_off(&end.get());
         self.batches.split_off(&end.get());
-        let given: BTreeMap<i64, Row> = self.given.range(start.get()..).map(|(offset, row)| (*offset, *row)).collect();
-        if table(&found) != table(&given) {
-            return Err(format!("the rows are {:?}, not {:?}", table(&found), table(&given)));
-        }
         if let Some((base, (_, _, bytes))) = self.batches.last_key_value().filter(|(base, _)| **base >= start.get()) {
             let epoch = log.latest_epoch().unwrap_or(LeaderEpoch::NONE);
-            let again = log.append(bytes.clone(), AppendOrigin::Client, epoch).await;
-            if !again.as_ref().is_ok_and(|again| again.duplicate && again.base_offset.get() == *base) {
-                return Err(format!("the producer repeats its batch at {base} and gets {again:?}"));
-            }
+            check_repeat(log, bytes.clone(), epoch, *base).await?;
         }
         Ok(Table { acknowledged: end.get(), start_max: start.get(), ..self })
     }
+}
+
+/// Holds the rows that are left of a log of `offsets` against all that were ever given to it.
+///
+/// # Errors
+/// A row that was never there, or another table than was given.
+pub fn check_rows(found: &BTreeMap<i64, Row>, given: &BTreeMap<i64, Row>, offsets: Range<i64>) -> Verdict {
+    if let Some((offset, row)) = found.iter().find(|(offset, row)| given.get(offset) != Some(row)) {
+        return Err(format!("at {offset} there is {row:?}, which was never there"));
+    }
+    let given: BTreeMap<i64, Row> = given.range(offsets).map(|(offset, row)| (*offset, *row)).collect();
+    if table(found) != table(&given) {
+        return Err(format!("the rows are {:?}, not {:?}", table(found), table(&given)));
+    }
+    Ok(())
+}
+
+/// The producer repeats its batch at `base`, and has to be told that it is there.
+///
+/// # Errors
+/// It is told anything else.
+pub async fn check_repeat(log: &Log, batch: Lease, epoch: LeaderEpoch, base: i64) -> Verdict {
+    let again = log.append(batch, AppendOrigin::Client, epoch).await;
+    if !again.as_ref().is_ok_and(|again| again.duplicate && again.base_offset.get() == base) {
+        return Err(format!("the producer repeats its batch at {base} and gets {again:?}"));
+    }
+    Ok(())
 }
 
 /// The rows of `from..end`, by offset.
@@ -313,7 +339,7 @@ fn add_rows(bytes: &[u8], rows: &mut BTreeMap<i64, Row>) -> Verdict {
 }
 
 /// Which keys have which values after these rows.
-pub fn table(rows: &BTreeMap<i64, Row>) -> BTreeMap<u64, u64> {
+fn table(rows: &BTreeMap<i64, Row>) -> BTreeMap<u64, u64> {
     let mut table = BTreeMap::new();
     for (key, value) in rows.values() {
         match value {

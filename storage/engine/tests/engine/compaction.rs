@@ -9,7 +9,7 @@ use heddle_engine::inspect::find_logs;
 use heddle_engine::{
     AppendError, AppendOrigin, CleanerConfig, CleanupPolicy, Engine, EngineConfig, Log, LogConfig, ReadError,
 };
-use heddle_io::sim::{Effect, Fault, OperationKind, Simulator};
+use heddle_io::sim::{Effect, Fault, OperationKind};
 use heddle_io::{Io, Lease};
 use heddle_record::{
     BatchBuilder, BatchHeader, BatchOptions, Batches, Compression, ProducerEpoch, ProducerId, Sequence, Timestamp,
@@ -497,35 +497,28 @@ fn a_log_with_more_keys_than_memory_takes_several_passes() {
 /// A log whose newest segment is not on the disk yet when the cleaner comes by is compacted a few rounds later at most.
 #[test]
 fn a_log_that_cannot_be_compacted_yet_is_compacted_soon() {
-    let simulator = Simulator::new(5);
-    let host = simulator.host("broker");
-    let io = host.start_core();
-    let story = {
-        let (io, host) = (io.clone(), host.clone());
-        async move {
-            let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
-            let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
-            let row = |time| keyed(BatchOptions::default(), &[("k", Some(&"v".repeat(900)), time)]);
-            commit(&log, row(1)).await;
-            commit(&log, row(2)).await;
-            // The write that begins the next segment takes its time: all that is flushed ends with the first one.
-            let slow = Duration::from_secs(5);
-            host.plant(Fault::next(OperationKind::Write, Effect::Hang(slow)).on_path("table-0"));
-            let appended = append(&log, row(3)).await.unwrap();
-            io.sleep(Duration::from_millis(100)).await;
-            assert_eq!((log.segment_count(), log.offsets().flushed_end.get()), (2, 2));
-            let cleaner = engine.clone();
-            io.spawn(async move { cleaner.keep_compacted().await }).detach();
-            io.sleep(Duration::from_millis(100)).await;
-            assert_eq!(everything(&io, &log).await.0.len(), 2, "nothing is compacted yet");
-            log.flushed(appended.last_offset).await.unwrap();
-            log.set_high_watermark(appended.last_offset.next());
-            io.sleep(3 * CleanerConfig::default().backoff).await;
-            let left: Vec<i64> = everything(&io, &log).await.0.into_keys().collect();
-            assert_eq!(left, [1, 2], "the cleaner has paused more than once since");
-        }
-    };
-    simulator.run(&io, story).unwrap();
+    simulate(5, |io, host| async move {
+        let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+        let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
+        let row = |time| keyed(BatchOptions::default(), &[("k", Some(&"v".repeat(900)), time)]);
+        commit(&log, row(1)).await;
+        commit(&log, row(2)).await;
+        // The write that begins the next segment takes its time: all that is flushed ends with the first one.
+        let slow = Duration::from_secs(5);
+        host.plant(Fault::next(OperationKind::Write, Effect::Hang(slow)).on_path("table-0"));
+        let appended = append(&log, row(3)).await.unwrap();
+        io.sleep(Duration::from_millis(100)).await;
+        assert_eq!((log.segment_count(), log.offsets().flushed_end.get()), (2, 2));
+        let cleaner = engine.clone();
+        io.spawn(async move { cleaner.keep_compacted().await }).detach();
+        io.sleep(Duration::from_millis(100)).await;
+        assert_eq!(everything(&io, &log).await.0.len(), 2, "nothing is compacted yet");
+        log.flushed(appended.last_offset).await.unwrap();
+        log.set_high_watermark(appended.last_offset.next());
+        io.sleep(3 * CleanerConfig::default().backoff).await;
+        let left: Vec<i64> = everything(&io, &log).await.0.into_keys().collect();
+        assert_eq!(left, [1, 2], "the cleaner has paused more than once since");
+    });
 }
 
 /// Writes, flushes and names of a segment that is being rewritten, and the file that foretells it.
@@ -541,45 +534,35 @@ fn a_compaction_that_the_disk_refuses_leaves_the_log_as_it_was() {
         (Metadata, ".cleaned", ENOSPC),
         (Write, "compaction", ENOSPC),
     ] {
-        let simulator = Simulator::new(6);
-        let host = simulator.host("broker");
-        let io = host.start_core();
-        let story = {
-            let (io, host) = (io.clone(), host.clone());
-            async move {
-                let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
-                let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
-                for number in 0..20 {
-                    put(&log, "k", Some(&format!("{number} {}", "v".repeat(200)))).await;
-                }
-                seal(&log).await;
-                engine.checkpoint().await.unwrap();
-                let (before, _) = everything(&io, &log).await;
-                host.plant(Fault::next(on, Effect::Fail(errno)).on_path(path).for_ever());
-                let refused = engine.compact().await.unwrap_err();
-                assert!(refused.to_string().contains("/data/"), "{refused}");
-                // A flush that fails is what it is everywhere (case 26).
-                assert_eq!(engine.data_dir().is_offline(), on == Flush, "{on:?} of {path}");
-                if on == Flush {
-                    assert_eq!(everything(&io, &log).await.0, before, "reads go on");
-                    return;
-                }
-                assert!(log.offline().is_none(), "{on:?} of {path}");
-                assert_eq!(everything(&io, &log).await.0, before, "{on:?} of {path}");
-                put(&log, "other", Some("goes on")).await;
-                host.clear_faults();
-                assert!(
-                    !host.files().iter().any(|file| file.to_string_lossy().ends_with(".cleaned")),
-                    "nothing is left"
-                );
-                io.sleep(Duration::from_secs(11)).await;
-                assert!(engine.compact().await.unwrap().records_removed > 15, "{on:?} of {path}: by itself");
-                let (after, _) = everything(&io, &log).await;
-                assert!(latest(&before).iter().all(|(key, value)| latest(&after).get(key) == Some(value)));
-                log.check_invariants();
+        simulate(6, |io, host| async move {
+            let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+            let log = engine.open_log(name("table", 0), compacted()).await.unwrap();
+            for number in 0..20 {
+                put(&log, "k", Some(&format!("{number} {}", "v".repeat(200)))).await;
             }
-        };
-        simulator.run(&io, story).unwrap();
+            seal(&log).await;
+            engine.checkpoint().await.unwrap();
+            let (before, _) = everything(&io, &log).await;
+            host.plant(Fault::next(on, Effect::Fail(errno)).on_path(path).for_ever());
+            let refused = engine.compact().await.unwrap_err();
+            assert!(refused.to_string().contains("/data/"), "{refused}");
+            // A flush that fails is what it is everywhere (case 26).
+            assert_eq!(engine.data_dir().is_offline(), on == Flush, "{on:?} of {path}");
+            if on == Flush {
+                assert_eq!(everything(&io, &log).await.0, before, "reads go on");
+                return;
+            }
+            assert!(log.offline().is_none(), "{on:?} of {path}");
+            assert_eq!(everything(&io, &log).await.0, before, "{on:?} of {path}");
+            put(&log, "other", Some("goes on")).await;
+            host.clear_faults();
+            assert!(!host.files().iter().any(|file| file.to_string_lossy().ends_with(".cleaned")), "nothing is left");
+            io.sleep(Duration::from_secs(11)).await;
+            assert!(engine.compact().await.unwrap().records_removed > 15, "{on:?} of {path}: by itself");
+            let (after, _) = everything(&io, &log).await;
+            assert!(latest(&before).iter().all(|(key, value)| latest(&after).get(key) == Some(value)));
+            log.check_invariants();
+        });
     }
 }
 

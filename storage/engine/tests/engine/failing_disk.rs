@@ -5,18 +5,10 @@ use std::path::Path;
 use crate::harness::*;
 use heddle_engine::{AppendError, Engine, EngineConfig, Log, LogConfig};
 use heddle_io::Io;
-use heddle_io::sim::{Effect, Fault, Host, OperationKind, Simulator};
+use heddle_io::sim::{Effect, Fault, OperationKind};
 
 /// The errno of a disk that fails.
 const EIO: i32 = 5;
-
-/// Runs a story on a simulated host.
-fn simulate<F: Future<Output = ()> + 'static>(story: impl FnOnce(Io, Host) -> F) {
-    let simulator = Simulator::new(7);
-    let host = simulator.host("broker");
-    let io = host.start_core();
-    simulator.run(&io, story(io.clone(), host.clone())).unwrap();
-}
 
 async fn two_logs(io: &Io) -> (Engine, Log, Log) {
     let engine = open_engine(io, Path::new("/data"), EngineConfig::default()).await;
@@ -29,7 +21,7 @@ async fn two_logs(io: &Io) -> (Engine, Log, Log) {
 
 #[test]
 fn a_failed_write_takes_its_log_offline_and_no_other() {
-    simulate(|io, host| async move {
+    simulate(7, |io, host| async move {
         let (engine, orders, others) = two_logs(&io).await;
         host.plant(Fault::next(OperationKind::Write, Effect::Fail(EIO)).on_path("orders-0"));
         let appended = append(&orders, batch(1, 100)).await.unwrap();
@@ -47,7 +39,7 @@ fn a_failed_write_takes_its_log_offline_and_no_other() {
 
 #[test]
 fn a_failed_flush_takes_everything_offline_on_every_core() {
-    simulate(|io, host| async move {
+    simulate(7, |io, host| async move {
         // Case 26.
         settle(&io).await;
         let dir = heddle_engine::DataDir::open(&io, Path::new("/data"), &Default::default()).await.unwrap();
@@ -80,7 +72,7 @@ fn a_failed_flush_takes_everything_offline_on_every_core() {
 
 #[test]
 fn a_full_disk_refuses_at_once_and_goes_on_when_there_is_room() {
-    simulate(|io, host| async move {
+    simulate(7, |io, host| async move {
         // Case 43.
         let (engine, orders, _others) = two_logs(&io).await;
         append(&orders, idempotent(5, 0, 0, 1)).await.unwrap();
@@ -117,7 +109,7 @@ fn a_full_disk_refuses_at_once_and_goes_on_when_there_is_room() {
 
 #[test]
 fn the_upkeep_brings_a_full_log_back() {
-    simulate(|io, host| async move {
+    simulate(7, |io, host| async move {
         let (engine, orders, _others) = two_logs(&io).await;
         let upkeep = engine.clone();
         io.spawn(async move { upkeep.maintain().await }).detach();
@@ -134,7 +126,7 @@ fn the_upkeep_brings_a_full_log_back() {
 
 #[test]
 fn a_checkpoint_that_meets_a_full_disk_leaves_the_former_one() {
-    simulate(|io, host| async move {
+    simulate(7, |io, host| async move {
         let (engine, orders, others) = two_logs(&io).await;
         engine.checkpoint().await.unwrap();
         commit(&orders, batch(1, 100)).await;

@@ -6,6 +6,7 @@ use heddle_engine::{
     AppendError, AppendOrigin, Appended, DataDir, Engine, EngineConfig, Error, FirstBatch, Log, LogConfig, LogName,
     Piece, ReadLimit, ReadOut, WantedIdentity,
 };
+use heddle_io::sim::{Host, Simulator};
 use heddle_io::{Backend, Executor, Io, IoConfig, Lease};
 use heddle_record::{
     BatchBuilder, BatchOptions, Batches, Compression, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch,
@@ -25,6 +26,14 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl Fn(Io) -> F) {
         let io = executor.io();
         executor.run(test(io));
     }
+}
+
+/// Runs a story on a simulated host.
+pub(crate) fn simulate<F: Future<Output = ()> + 'static>(seed: u64, story: impl FnOnce(Io, Host) -> F) {
+    let simulator = Simulator::new(seed);
+    let host = simulator.host("broker");
+    let io = host.start_core();
+    simulator.run(&io, story(io.clone(), host.clone())).unwrap();
 }
 
 fn has_ring() -> bool {

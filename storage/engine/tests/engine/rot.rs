@@ -5,14 +5,7 @@ use std::path::Path;
 use crate::harness::*;
 use heddle_engine::{Engine, EngineConfig, Error, Log, ReadError};
 use heddle_io::Io;
-use heddle_io::sim::{Host, Simulator};
-
-fn simulate<F: Future<Output = ()> + 'static>(story: impl FnOnce(Io, Host) -> F) {
-    let simulator = Simulator::new(5);
-    let host = simulator.host("broker");
-    let io = host.start_core();
-    simulator.run(&io, story(io.clone(), host.clone())).unwrap();
-}
+use heddle_io::sim::Host;
 
 /// How fast the scrub is: one that can be timed, and one that nobody waits for.
 const SLOWLY: u64 = 1000;
@@ -62,7 +55,7 @@ async fn assert_not_served(log: &Log) {
 
 #[test]
 fn rot_is_found_when_it_is_read_and_never_served() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         let (engine, log) = cold(&io, Path::new("/data"), SLOWLY).await;
         host.flip_bit(second(&host), 1500, 3).unwrap();
         assert_not_served_once_read(&log).await;
@@ -82,7 +75,7 @@ async fn assert_not_served_once_read(log: &Log) {
 
 #[test]
 fn the_scrub_finds_rot_slowly_and_takes_it_back_when_it_is_repaired() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         let (engine, log) = cold(&io, Path::new("/data"), SLOWLY).await;
         host.flip_bit(second(&host), 1500, 3).unwrap();
         // The first look at the log's files, which is once.
@@ -103,7 +96,7 @@ fn the_scrub_finds_rot_slowly_and_takes_it_back_when_it_is_repaired() {
 
 #[test]
 fn the_upkeep_scrubs() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         let (engine, log) = cold(&io, Path::new("/data"), SLOWLY).await;
         host.flip_bit(second(&host), 1500, 3).unwrap();
         let upkeep = io.spawn({
@@ -136,7 +129,7 @@ fn the_scrub_reads_the_medium_of_a_real_disk() {
 
 #[test]
 fn the_scrub_misses_a_file_and_makes_no_noise_of_a_log_that_is_deleted_under_it() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         let (engine, log) = cold(&io, Path::new("/data"), SLOWLY).await;
         io.remove_file(&second(&host)).await.unwrap();
         engine.scrub_round().await;
