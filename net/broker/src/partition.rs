@@ -7,6 +7,7 @@
 //! nobody reads what a power cut can take back, or what is written where the topic relaxes flushing.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 
 use heddle_engine::{
@@ -151,7 +152,7 @@ impl Partition {
     where
         F: Future<Output = Result<T, AppendError>>,
     {
-        let work = work(self.terms_for(acks)?.leader_epoch);
+        let work = pin!(work(self.terms_for(acks)?.leader_epoch));
         let done = match acks {
             Acks::None => work.await,
             Acks::Leader | Acks::All => in_time(io, deadline, work).await?,
@@ -405,11 +406,12 @@ impl Placed {
     /// Waits until the batch is as sure as its producer asks.
     pub(crate) async fn settle(&self, io: &Io, acks: Acks, deadline: Monotonic) -> AppendOutcome {
         let (log, last_offset) = (&self.partition.log, self.appended.last_offset);
-        match acks {
-            Acks::All => in_time(io, deadline, log.committable(last_offset)).await?.map_err(storage_fault)?,
-            Acks::Leader => in_time(io, deadline, log.written(last_offset)).await?.map_err(storage_fault)?,
-            Acks::None => {}
-        }
+        let settled = match acks {
+            Acks::All => in_time(io, deadline, pin!(log.committable(last_offset))).await?,
+            Acks::Leader => in_time(io, deadline, pin!(log.written(last_offset))).await?,
+            Acks::None => Ok(()),
+        };
+        settled.map_err(storage_fault)?;
         Ok(Accepted {
             base_offset: self.appended.base_offset,
             log_append_time: self.appended.log_append_time,

@@ -11,6 +11,7 @@
 
 mod opening;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -116,13 +117,17 @@ impl Slot {
     async fn place(&mut self, call: &Call, acks: Acks, deadline: Monotonic) -> Result<(), Refusal> {
         if let Slot::Routed(partition, batch) = self {
             let batch = std::mem::take(batch);
-            let placing = async {
-                match &call.rest {
-                    None => Ok(partition.place(call.core.io(), batch, acks, deadline).await),
-                    Some(rest) => stage(call, partition, &batch, rest, acks, deadline).await,
-                }
+            let placed = {
+                // Pinned where they are made, here and below: futures of kilobytes are not to be moved for every request.
+                let placing = pin!(async {
+                    match &call.rest {
+                        None => Ok(partition.place(call.core.io(), batch, acks, deadline).await),
+                        Some(rest) => stage(call, partition, &batch, rest, acks, deadline).await,
+                    }
+                });
+                guard::guarded(placing).await?
             };
-            *self = match guard::guarded(placing).await? {
+            *self = match placed {
                 Ok(placed) => Slot::Placed(placed),
                 Err(fault) => Slot::Settled(Err(fault), None),
             };
@@ -198,7 +203,10 @@ impl Pending {
     pub(crate) async fn settle(&mut self) {
         for slot in &mut self.slots {
             if let Slot::Placed(placed) = slot {
-                let outcome = guard::guarded(placed.settle(self.call.core.io(), self.acks, self.deadline)).await;
+                let outcome = {
+                    let settling = pin!(placed.settle(self.call.core.io(), self.acks, self.deadline));
+                    guard::guarded(settling).await
+                };
                 *slot = Slot::Settled(outcome, None);
             }
         }
