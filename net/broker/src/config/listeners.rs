@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::ListenerConfig;
 use super::start::{ConfigError, Reader};
 
+pub(super) const ADVERTISED_LISTENERS: &str = "advertised.listeners";
 /// The name of a listener that has none.
 const DEFAULT_NAME: &str = "PLAINTEXT";
 
@@ -51,7 +52,7 @@ pub(super) fn check(read: &Reader<'_>) -> Result<Vec<ListenerConfig>, ConfigErro
             read.list(setting).iter().map(|text| Address::parse(setting, text)).collect();
         Ok(all?.into_iter().filter(is_broker).collect())
     };
-    let (listeners, advertised) = (parse("listeners")?, parse("advertised.listeners")?);
+    let (listeners, advertised) = (parse("listeners")?, parse(ADVERTISED_LISTENERS)?);
     if listeners.is_empty() {
         return Err(ConfigError::new("listeners names no listener for clients; give one as host:port"));
     }
@@ -75,6 +76,23 @@ pub(super) fn check(read: &Reader<'_>) -> Result<Vec<ListenerConfig>, ConfigErro
             })
         })
         .collect()
+}
+
+/// What `advertised.listeners` comes to where only `listeners` is set: each at an address that is known before it is bound.
+/// A client that asks for the settings sees what it is told to connect to, and that this was configured.
+pub(super) fn advertised(read: &Reader<'_>, listeners: &[ListenerConfig]) -> Option<String> {
+    let is_known = |listener: &ListenerConfig| {
+        let is_wildcard = listener.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+        !listener.host.is_empty() && !is_wildcard && listener.port != 0
+    };
+    if !read.is_set("listeners") || read.is_set(ADVERTISED_LISTENERS) || !listeners.iter().all(is_known) {
+        return None;
+    }
+    let texts = listeners.iter().map(|ListenerConfig { name, host, port, .. }| match host.contains(':') {
+        true => format!("{name}://[{host}]:{port}"),
+        false => format!("{name}://{host}:{port}"),
+    });
+    Some(texts.collect::<Vec<_>>().join(","))
 }
 
 /// Where metrics are to be served, if anywhere.
@@ -205,6 +223,24 @@ mod tests {
         assert!(refused("0.0.0.0:9092").contains("every address"));
         assert!(refused("a:1,b:1").contains("twice"));
         assert!(listeners(&[("listeners", "localhost:1,localhost:1")]).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn what_is_advertised_follows_from_the_listeners_where_it_can_be_told() {
+        let advertised = |pairs: &[(&str, &str)]| {
+            let mut settings = StartSettings::default();
+            pairs.iter().for_each(|(name, value)| settings.set(name, value, "--set").unwrap());
+            let config = settings.check(Machine { cores: 1, memory_bytes: 1 << 30 }).unwrap();
+            config.settings.get("advertised.listeners").cloned()
+        };
+        let derived = advertised(&[("listeners", "127.0.0.1:1,in://[::1]:2")]);
+        assert_eq!(derived.as_deref(), Some("PLAINTEXT://127.0.0.1:1,IN://[::1]:2"));
+        let set = [("listeners", "localhost:1"), ("advertised.listeners", "example.org:9")];
+        assert_eq!(advertised(&set).as_deref(), Some("example.org:9"));
+        assert_eq!(advertised(&[]), None, "nobody set the listeners either");
+        for text in ["127.0.0.1:0", "0.0.0.0:1", "[::]:1", "PLAINTEXT://:1"] {
+            assert_eq!(advertised(&[("listeners", text), ("insecure", "true")]), None, "{text}");
+        }
     }
 
     #[test]

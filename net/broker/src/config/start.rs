@@ -16,7 +16,7 @@ use heddle_engine::{DeviceChoice, EngineConfig};
 use heddle_io::Backend;
 use heddle_record::BrokerId;
 
-use super::listeners;
+use super::listeners::{self, ADVERTISED_LISTENERS};
 use super::{BrokerConfig, MetricsConfig, PlantedPanic};
 use crate::log_levels::{LogLevel, LogLevels};
 
@@ -129,6 +129,8 @@ impl StartSettings {
             0 => machine.cores.max(1),
             cores => cores,
         };
+        let listeners = listeners::check(&read)?;
+        let derived = listeners::advertised(&read, &listeners).map(|text| (ADVERTISED_LISTENERS.to_owned(), text));
         let config = BrokerConfig {
             data_dir: read.data_dir()?,
             cluster_id: None,
@@ -140,7 +142,7 @@ impl StartSettings {
                 Some("blocking") => Backend::Blocking,
                 _ => Backend::Auto,
             },
-            listeners: listeners::check(&read)?,
+            listeners,
             metrics: MetricsConfig {
                 listener: listeners::metrics(&read)?,
                 topics_max: read.size("metrics.topics.max"),
@@ -176,7 +178,9 @@ impl StartSettings {
             log_levels: Arc::new(LogLevels::new(LogLevel::Info, |_| {})),
             settings: Values::new(),
         };
-        Ok(BrokerConfig { settings: self.values, ..config })
+        let mut settings = self.values;
+        settings.extend(derived);
+        Ok(BrokerConfig { settings, ..config })
     }
 }
 
