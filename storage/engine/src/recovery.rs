@@ -383,7 +383,9 @@ impl Recovery<'_> {
             let misfit = self.scan_segment(state, &file, len).await?;
             let end = state.active().size;
             state.space = Some(Space::of_file(base_offset, end, len));
-            if let Some(reason) = misfit
+            if self.is_continued(state) {
+                self.cut_off_rest(&file, end, len).await?;
+            } else if let Some(reason) = misfit
                 && !self.is_prepared_space(&file, end, len).await?
             {
                 self.refuse_damage(state, base_offset, end, &reason)?;
@@ -402,6 +404,22 @@ impl Recovery<'_> {
         }
         self.remove_unreachable(state).await?;
         self.settle(state, touched).await
+    }
+
+    /// Whether another segment goes on where the batches of the active one end. Then it has all that it was ever given, and
+    /// what lies behind them is nobody's: space that was prepared, or old batches of a file that was used again. Which device
+    /// left it there is no matter.
+    fn is_continued(&self, state: &mut LogState) -> bool {
+        let base_offset = state.active().base_offset;
+        state.log_end > base_offset && self.files.contains_key(&state.log_end)
+    }
+
+    /// Takes away what a kill has kept from being trimmed. Nothing depends on it: the next start finds it again.
+    async fn cut_off_rest(&self, file: &File, end: u64, len: u64) -> Result<(), Error> {
+        if len > end {
+            self.core.io.set_len(file, end).await?;
+        }
+        Ok(())
     }
 
     /// Where compaction may have left nothing behind the last batch, the log goes on with the next segment.

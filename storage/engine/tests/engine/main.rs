@@ -6,6 +6,7 @@ use heddle_engine::DeviceChoice;
 
 mod compaction;
 mod data_dir;
+mod devices;
 mod failing_disk;
 mod faults;
 mod fixture;
