@@ -1,5 +1,6 @@
-//! A file system in memory (FUSE) whose flushes fail, or whose writes and flushes hang, on demand: what a disk that reports
-//! EIO on a cache flush, or answers nothing for a while, looks like to the real binary over the real kernel. Holds files and folders only; no links, no permissions, no times.
+//! A file system in memory (FUSE) whose writes or flushes fail or hang, on demand: what a disk that reports EIO on a write or on
+//! a cache flush, or answers nothing for a while, looks like to the real binary over the real kernel. Holds files and folders
+//! only; no links, no permissions, no times.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,8 @@ struct Switch {
     fail_flushes: AtomicBool,
     flushes: AtomicU64,
     failed: AtomicU64,
+    /// Writes to files below folders whose names begin with this, or whose own names do, fail.
+    fail_writes: Mutex<Option<String>>,
     hang: Mutex<Hang>,
 }
 
@@ -64,6 +67,22 @@ impl FailingFs {
     /// Flushes work again: what is written after a failed flush looks fine to whoever tries once more.
     pub fn mend_flushes(&self) {
         self.switch.fail_flushes.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on every write to a file whose name, or whose folder's name, begins with `name` is answered with EIO.
+    ///
+    /// # Panics
+    /// If a request has panicked.
+    pub fn fail_writes(&self, name: &str) {
+        *self.switch.fail_writes.lock().expect("no request panics") = Some(name.to_owned());
+    }
+
+    /// Writes work again.
+    ///
+    /// # Panics
+    /// If a request has panicked.
+    pub fn mend_writes(&self) {
+        *self.switch.fail_writes.lock().expect("no request panics") = None;
     }
 
     /// From now on writes to files below a folder whose name begins with `folder`, and flushes of them, are not answered.
@@ -159,6 +178,16 @@ impl Nodes {
         let named = self.by_number.keys().filter_map(entries).flatten();
         let named = named.filter(|(name, _)| name.to_string_lossy().starts_with(prefix));
         named.filter_map(|(_, folder)| entries(folder)).any(|inside| inside.values().any(|it| *it == number))
+    }
+
+    /// Whether a file has a name that begins with `prefix`, or lies in a folder that does.
+    fn is_named(&self, number: u64, prefix: &str) -> bool {
+        let folders = self.by_number.values().filter_map(|node| match node {
+            Node::Folder(entries) => Some(entries),
+            Node::File(_) => None,
+        });
+        let mut entries = folders.flatten().filter(|(name, _)| name.to_string_lossy().starts_with(prefix));
+        entries.any(|(_, entry)| *entry == number) || self.is_below(number, prefix)
     }
 
     fn attributes(&self, number: u64) -> Result<FileAttr, Errno> {
@@ -364,6 +393,10 @@ impl Filesystem for Files {
         reply: ReplyWrite,
     ) {
         let mut nodes = self.nodes();
+        let failing = self.switch.fail_writes.lock().expect("no request panics").clone();
+        if failing.is_some_and(|name| nodes.is_named(number.0, &name)) {
+            return reply.error(Errno::EIO);
+        }
         match nodes.file(number.0) {
             Ok(bytes) => {
                 let start = usize::try_from(offset).expect("64-bit");

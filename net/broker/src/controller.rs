@@ -220,7 +220,9 @@ impl Controller {
             self.is_lost.set(!is_refused);
             match is_refused {
                 true => tracing::error!("metadata could not be stored: {error}"),
-                false => tracing::error!("metadata could not be stored, and changes no more: {error}"),
+                false => tracing::error!(
+                    "metadata could not be stored, and changes no more; check the disk, then restart: {error}"
+                ),
             }
             Fault::with(ErrorCode::KafkaStorageError, error.to_string())
         };

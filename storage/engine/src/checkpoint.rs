@@ -122,7 +122,7 @@ impl Engine {
         for (number, log) in logs.iter().enumerate().filter(|(_, log)| log.offline().is_none()) {
             // A log that goes offline meanwhile has its last flushed state saved.
             if log.flush().await.is_ok() {
-                log.inner.write_indexes(Indexes::All).await?;
+                log.inner.write_indexes_logged(Indexes::All).await;
             }
             if number % LOGS_PER_TURN == 0 {
                 self.inner.core.io.yield_now().await;
@@ -172,7 +172,7 @@ impl Engine {
         for (log, point) in open.iter().zip(points) {
             log.inner.note_saved(point);
         }
-        core.touched.settle(age).await?;
+        core.touched.settle(age).await.inspect_err(|error| core.dir.note_failure(error))?;
         self.forget_inherited(&own).await
     }
 

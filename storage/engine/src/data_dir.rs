@@ -150,9 +150,11 @@ impl DataDir {
     /// Replaces a small file beside the logs, durably: a crash leaves the former one or this.
     ///
     /// # Errors
-    /// Whatever the system refuses; the former file is still there then.
+    /// Whatever the system refuses; the former file is still there then. A flush that fails takes the directory offline.
     pub async fn replace_file(&self, io: &Io, name: &str, bytes: Lease) -> Result<(), Error> {
-        write_checked(io, self.path(), name, vec![bytes]).await
+        self.offline_error().map_or(Ok(()), Err)?;
+        let written = write_checked(io, self.path(), name, vec![bytes]).await;
+        written.inspect_err(|error| self.note_failure(error))
     }
 
     /// Reads a small file beside the logs; `None` if there is none.
@@ -228,6 +230,13 @@ impl DataDir {
     pub(crate) fn note_failure(&self, error: &Error) {
         if error.is_failed_flush() {
             self.take_offline(error);
+        }
+    }
+
+    /// The same for what is not lost by a file system that became read-only: names, and the space that is kept.
+    pub(crate) fn note_failure_of_writable(&self, error: &Error) {
+        if !matches!(error, Error::Io(error) if error.is_read_only()) {
+            self.note_failure(error);
         }
     }
 

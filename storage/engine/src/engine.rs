@@ -380,15 +380,14 @@ impl Engine {
     /// What was deleted gives its space back once the file system has committed that.
     async fn free_what_was_deleted(&self) {
         let core = &self.inner.core;
-        match core.io.sync_dir(self.data_dir().path()).await {
-            Err(error) if !error.is_read_only() => core.dir.note_failure(&error.into()),
-            _ => {}
+        if let Err(error) = core.io.sync_dir(self.data_dir().path()).await {
+            core.dir.note_failure_of_writable(&error.into());
         }
     }
 
     async fn checkpoint_logged(&self) {
         if let Err(error) = self.checkpoint().await {
-            tracing::warn!(%error, "the checkpoint could not be written; the next start scans more");
+            tracing::warn!(%error, "the checkpoint could not be written; until one can, a start scans more: check the disk");
         }
     }
 

@@ -64,12 +64,16 @@ impl DataDir {
 
     /// Makes the reserve if it is not there. A full disk is no error: it is tried again.
     pub(crate) async fn make_reserve(&self, io: &Io) {
+        if self.is_offline() {
+            return;
+        }
         let reserve = self.reserve();
         let before = match reserve.begin(|stage| stage != Stage::Held) {
             Some(before) => before,
             None => return,
         };
         let made = self.write_reserve(io).await;
+        let made = made.inspect_err(|error| self.note_failure_of_writable(error));
         let (stage, is_out) = match &made {
             Ok(()) => (Stage::Held, false),
             Err(error) if error.is_no_space() => (Stage::Released, true),
@@ -133,7 +137,8 @@ impl DataDir {
         }
         reserve.is_out.store(true, Ordering::Release);
         let removed = io.remove_file(&self.reserve_path()).await;
-        let synced = io.sync_dir(self.path()).await;
+        let synced = io.sync_dir(self.path()).await.map_err(Error::from);
+        let synced = synced.inspect_err(|error| self.note_failure_of_writable(error));
         reserve.end(Stage::Released);
         tracing::error!(
             directory = %self.path().display(),

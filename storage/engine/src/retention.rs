@@ -26,22 +26,35 @@ impl Engine {
     /// # Errors
     /// The first failure; the rest is tried next time.
     pub async fn apply_retention(&self) -> Result<(), Error> {
+        let applied = self.retain_all().await;
+        applied.inspect_err(|error| self.data_dir().note_failure(error))
+    }
+
+    async fn retain_all(&self) -> Result<(), Error> {
         let now = Timestamp::new(self.inner.core.io.wall_clock());
-        let mut moved = Vec::new();
+        let mut shortened = Vec::new();
+        let mut first_error = None;
         for log in self.logs() {
             // A log that met a full disk is helped by nothing more.
-            if log.offline().is_none_or(|error| error.is_no_space()) && log.inner.retain(now).await? {
-                moved.push(log);
+            if log.offline().is_some_and(|error| !error.is_no_space()) {
+                continue;
+            }
+            match log.inner.retain(now).await {
+                Ok(true) => shortened.push(log),
+                Ok(false) => {}
+                Err(error) => {
+                    self.data_dir().note_failure(&error);
+                    first_error = first_error.or(Some(error));
+                }
             }
         }
-        if moved.is_empty() {
-            return Ok(());
+        if !shortened.is_empty() {
+            self.save(Busy::Lately).await?;
         }
-        self.save(Busy::Lately).await?;
-        for log in moved {
+        for log in shortened {
             log.inner.remove_below_start().await?;
         }
-        Ok(())
+        first_error.map_or(Ok(()), Err)
     }
 
     /// Deletes the records of a log before `offset`: none of them is read again, whatever happens. Returns the new start
@@ -69,7 +82,8 @@ impl Engine {
             log.flushed(last).await?;
         }
         self.save(Busy::Lately).await?;
-        log.inner.remove_below_start().await?;
+        let removed = log.inner.remove_below_start().await;
+        removed.inspect_err(|error| self.data_dir().note_failure(error))?;
         Ok(LogStartOffset::at(log_start))
     }
 
@@ -120,7 +134,8 @@ impl Engine {
 }
 
 impl LogInner {
-    /// Moves the log's start up past segments that are too old or too many. Whether it moved.
+    /// Moves the log's start up past segments that are too old or too many. Whether there are segments below it, of now or
+    /// of a time when the disk refused to let them go.
     async fn retain(self: &std::rc::Rc<Self>, now: Timestamp) -> Result<bool, Error> {
         let config = std::rc::Rc::clone(&self.config.borrow());
         if !config.cleanup_policy.deletes() {
@@ -144,11 +159,12 @@ impl LogInner {
             tracing::info!(log = %self.name, from = state.log_start.get(), to = new_start.get(), "retention moves the log's start");
             state.advance_start(new_start);
         }
+        let has_more_below = state.segments.get(1).is_some_and(|second| second.base_offset <= state.log_start);
         drop(state);
         if moved {
             self.limits_moved();
         }
-        Ok(moved)
+        Ok(moved || has_more_below)
     }
 
     /// Seals an active segment that has records, all of them flushed; nobody appends meanwhile. The log must go on

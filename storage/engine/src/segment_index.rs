@@ -35,16 +35,19 @@ impl LogInner {
     /// Lets a task complete the index files of segments that were sealed, and write entries that have piled up.
     pub(crate) fn complete_indexes_later(self: &Rc<Self>) {
         let log = Rc::clone(self);
-        let task = async move {
-            if let Err(error) = log.write_indexes(Indexes::Due).await
-                && log.offline().is_none()
-            {
-                log.core.dir.note_failure(&error);
-                // Only a cache of what the batches say: readers manage without, and the next start writes it again.
-                tracing::warn!(log = %log.name, %error, "an index file could not be written");
-            }
-        };
+        let task = async move { log.write_indexes_logged(Indexes::Due).await };
         self.io().spawn(task).detach();
+    }
+
+    /// Writes index entries that the files do not have yet. A disk that refuses is no failure of the log: an index is only
+    /// a cache of what the batches say, readers manage without, and the next start writes it again.
+    pub(crate) async fn write_indexes_logged(&self, which: Indexes) {
+        if let Err(error) = self.write_indexes(which).await
+            && self.offline().is_none()
+        {
+            self.core.dir.note_failure(&error);
+            tracing::warn!(log = %self.name, %error, "an index file could not be written");
+        }
     }
 
     /// Whether entries have piled up.

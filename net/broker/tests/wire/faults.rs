@@ -1,4 +1,4 @@
-//! What clients are told of a disk that hangs, is full or became read-only: an answer in time, never an ack of what is not
+//! What clients are told of a disk that fails, hangs, is full or became read-only: an answer in time, never an ack of what is not
 //! on disk, and everything again once the cause is gone.
 
 use std::time::Duration;
@@ -9,11 +9,12 @@ use heddle_protocol::ErrorCode;
 use heddle_protocol::messages::fetch::FetchResponse;
 use heddle_record::Batches;
 
-use super::controller::{create, delete};
+use super::controller::{create, delete, topics};
 use super::data::fetch;
 use super::world::{Connection, World, batch, produce, produced};
 
 const DEVICES: [&str; 2] = ["direct", "buffered"];
+const EIO: i32 = 5;
 const HANG: Duration = Duration::from_secs(30);
 /// How soon everybody is answered whom the fault does not hold up.
 const SOON: Duration = Duration::from_secs(1);
@@ -129,5 +130,86 @@ fn a_read_only_file_system_is_read_and_then_written_again() {
             assert_eq!(soon(&io, put(&mut connection, "loom", 0, -1, 100)).await, (0, 1), "{device}");
             assert_eq!(soon(&io, create(&mut connection, "after")).await.0, 0, "{device}");
         });
+    }
+}
+
+/// What is stored of metadata is not known any more, so nothing is decided until the next start. Records go on where the
+/// disk does.
+#[test]
+fn a_metadata_log_that_cannot_be_written_changes_no_more_and_records_go_on() {
+    for (device, failed) in DEVICES.into_iter().flat_map(|it| [(it, OperationKind::Write), (it, OperationKind::Flush)])
+    {
+        let mut world = World::new(6, 2, &[("log.device", device)]);
+        let (io, address, host) = (world.io.clone(), world.address, world.broker.clone());
+        // A flush is one for all logs, or each has its own: either way it takes the whole directory offline.
+        let goes_on = failed == OperationKind::Write;
+        let storage = ErrorCode::KafkaStorageError.code();
+        let acked = world.run(async move {
+            let mut connection = World::connect(io.clone(), address).await;
+            assert_eq!(create(&mut connection, "loom").await.0, 0);
+            assert_eq!(put(&mut connection, "loom", 0, -1, 100).await, (0, 0));
+            let path = if goes_on { "__cluster_metadata" } else { "" };
+            host.plant(Fault::next(failed, Effect::Fail(EIO)).on_path(path).for_ever());
+            assert_eq!(soon(&io, create(&mut connection, "next")).await.0, storage, "{device} {failed:?}");
+            assert_eq!(soon(&io, delete(&mut connection, "loom")).await, storage, "{device} {failed:?}");
+            let mut acked = 1;
+            for cleared in [false, true] {
+                let (error, _) = soon(&io, put(&mut connection, "loom", 0, -1, 100)).await;
+                assert_eq!(error == 0, goes_on, "{device} {failed:?}: {error}");
+                acked += usize::from(error == 0);
+                assert_eq!(
+                    soon(&io, count(&mut connection, "loom", 0)).await,
+                    acked,
+                    "{device} {failed:?}: reads go on"
+                );
+                assert_eq!(
+                    soon(&io, create(&mut connection, "after")).await.0,
+                    storage,
+                    "{device}, cleared: {cleared}"
+                );
+                assert_eq!(topics(&mut connection).await.len(), 1, "{device} {failed:?}: nobody hears of what is not");
+                host.clear_faults();
+            }
+            acked
+        });
+        world.broker.power_cut();
+        world.broker.restart();
+        world.start(2, &[("log.device", device)]);
+        let (io, address) = (world.io.clone(), world.address);
+        world.run(async move {
+            let mut connection = World::connect(io.clone(), address).await;
+            assert_eq!(create(&mut connection, "again").await.0, 0, "{device} {failed:?}");
+            assert!(count(&mut connection, "loom", 0).await >= acked, "{device} {failed:?}");
+            assert_eq!(delete(&mut connection, "loom").await, 0, "{device} {failed:?}");
+        });
+    }
+}
+
+/// The metadata in one piece only saves a start some work. A flush of it that fails is a disk that loses what it is given.
+#[test]
+fn a_snapshot_of_the_metadata_that_the_disk_refuses_costs_nobody_anything() {
+    let always = [("metadata.log.max.record.bytes.between.snapshots", "1")];
+    for failed in [OperationKind::Write, OperationKind::Metadata, OperationKind::Flush] {
+        let mut world = World::new(7, 1, &always);
+        let (io, address, host) = (world.io.clone(), world.address, world.broker.clone());
+        let goes_on = failed != OperationKind::Flush;
+        world.run(async move {
+            let mut connection = World::connect(io.clone(), address).await;
+            host.plant(Fault::next(failed, Effect::Fail(EIO)).on_path("heddle.metadata").for_ever());
+            assert_eq!(soon(&io, create(&mut connection, "loom")).await.0, 0, "{failed:?}: the log has it");
+            io.sleep(SOON).await;
+            assert_eq!(soon(&io, put(&mut connection, "loom", 0, -1, 100)).await.0 == 0, goes_on, "{failed:?}");
+            host.clear_faults();
+            assert_eq!(soon(&io, create(&mut connection, "next")).await.0 == 0, goes_on, "{failed:?}");
+            io.sleep(SOON).await;
+            let has_snapshot = host.files().iter().any(|path| path.ends_with("heddle.metadata.0"));
+            assert_eq!(has_snapshot, goes_on, "{failed:?}: it is tried again, unless a flush has failed");
+        });
+        world.broker.power_cut();
+        world.broker.restart();
+        world.start(1, &always);
+        let (io, address) = (world.io.clone(), world.address);
+        let found = world.run(async move { topics(&mut World::connect(io, address).await).await });
+        assert!(found.iter().any(|(name, ..)| name == "loom"), "{failed:?}: it was answered: {found:?}");
     }
 }

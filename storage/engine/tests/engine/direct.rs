@@ -16,6 +16,7 @@ mod log;
 mod recovery;
 mod retention;
 mod rot;
+mod side_files;
 mod staged;
 mod times;
 

@@ -19,6 +19,7 @@ mod many;
 mod recovery;
 mod retention;
 mod rot;
+mod side_files;
 mod staged;
 mod times;
 
