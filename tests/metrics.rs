@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
 use heddle_tests::failing_fs::FailingFs;
+use heddle_tests::hung_thread::HungThread;
 use heddle_tests::process::{Broker, heddle, refused};
 use heddle_tests::scrape::{Scrape, get, send};
 use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
@@ -399,4 +400,32 @@ fn a_disk_that_hangs_shows_and_so_does_a_broker_that_stops() {
     assert_eq!(words, "not ready: stopping\n");
     assert!(files.go_on() > 0, "something hung");
     assert!(broker.wait().0.success(), "a clean stop");
+}
+
+/// A core that does not go on is named, by health, readiness and metrics, and none of them waits for it for ever.
+#[test]
+fn a_core_that_hangs_shows_until_it_goes_on() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (broker, address) = start(data.path(), &["--cores", "2"]);
+    let responding = |seen: &Scrape| {
+        ["0", "1"].map(|core| seen.value(&format!("heddle_core_responding{{core=\"{core}\"}}")).unwrap_or(-1.0) as i32)
+    };
+    assert_eq!(probe(&address, "/healthz"), (200, "ok".to_owned()));
+    assert_eq!(responding(&scrape(&address)), [1, 1]);
+
+    let held = HungThread::hold(broker.id(), "core-1");
+    let Some(held) = heddle_tests::available("holding a thread", "HEDDLE_TRACE", held) else { return };
+    for path in ["/healthz", "/readyz"] {
+        let (status, words) = probe(&address, path);
+        assert!(status == 503 && words.contains("core 1 has not answered for"), "{path}: {status} {words}");
+    }
+    let seen = scrape(&address);
+    assert_eq!(responding(&seen), [1, 0]);
+    assert_eq!(seen.value("heddle_ready"), Some(0.0));
+
+    drop(held);
+    probe_until(&address, "/healthz", |status, words| status == 200 && words == "ok\n");
+    probe_until(&address, "/readyz", |status, words| status == 200 && words == "ready\n");
+    assert_eq!(responding(&scrape(&address)), [1, 1]);
+    broker.stop();
 }

@@ -9,6 +9,7 @@ pub mod engine_recovery;
 pub mod failing_fs;
 pub mod group_member;
 pub mod history;
+pub mod hung_thread;
 pub mod kafka;
 pub mod ledger;
 pub mod loop_disk;
