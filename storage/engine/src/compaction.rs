@@ -240,6 +240,7 @@ impl Engine {
             is_stopped: &is_stopped,
             done: Compacted::default(),
             verdicts: Verdicts::default(),
+            memory: Vec::new(),
             transactions: BTreeSet::new(),
         };
         let mut manifest = log.inner.compaction.manifest.borrow().clone().expect("a job comes from a manifest");

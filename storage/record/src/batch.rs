@@ -16,8 +16,10 @@ use core::fmt;
 use crate::checksum::{crc32c, crc32c_append};
 use crate::compression::{Compression, CompressionError, decompress};
 use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence, Timestamp};
+use crate::keys::RecordKeys;
 use crate::offset::Offset;
 use crate::record::{Record, RecordError, RecordIter, RecordsSummary};
+use crate::thin::RecordSpans;
 use crate::validate::{BatchError, Origin};
 
 /// Bytes before the first record.
@@ -443,6 +445,16 @@ impl<'a> RecordBatch<'a> {
     /// The records of this batch in `body`, its body once decompressed.
     pub fn records_in<'b>(&self, body: &'b [u8]) -> RecordIter<'b> {
         RecordIter::new(body, self.header.record_count)
+    }
+
+    /// The keys of this batch's records in `body`, its body once decompressed.
+    pub fn keys_in<'b>(&self, body: &'b [u8]) -> RecordKeys<'b> {
+        RecordKeys::new(body, self.header.record_count)
+    }
+
+    /// The records of this batch in `body`, as they lie.
+    pub fn spans_in<'b>(&self, body: &'b [u8]) -> RecordSpans<'b> {
+        RecordSpans::new(body, self.header.record_count)
     }
 
     /// The body once decompressed, at most `output_max` bytes of it: the batch's own bytes if it is not compressed, else

@@ -12,7 +12,9 @@
 //! - [`mod@validate`][]: the one pass over header and body, and every reason to refuse a batch.
 //! - [`patch`][]: the fields a broker sets, in a copy of the header ([`RawHeader`]) or in place.
 //! - [`record`][]: [`RecordIter`] reads the records of a batch and cannot read past it.
+//! - [`keys`][]: [`RecordKeys`] reads of each record which key it has, and checks the rest.
 //! - [`builder`][]: [`BatchBuilder`] makes batches.
+//! - [`thin`][]: [`ThinnedBatch`] is what is left of a batch some of whose records go, as they lie ([`RecordSpans`]).
 //! - [`compression`][]: [`compress`] and [`decompress`], the latter under a cap on its output.
 //! - [`checksum`][]: CRC-32C.
 #![no_std]
@@ -26,11 +28,13 @@ pub mod builder;
 pub mod checksum;
 pub mod compression;
 pub mod id;
+pub mod keys;
 pub mod offset;
 pub mod patch;
 #[cfg(test)]
 mod random;
 pub mod record;
+pub mod thin;
 pub mod validate;
 mod varint;
 
@@ -41,7 +45,9 @@ pub use id::{
     BrokerId, LeaderEpoch, LogId, ParseTopicIdError, PartitionIndex, ProducerEpoch, ProducerId, Sequence, Timestamp,
     TopicId,
 };
+pub use keys::{RecordKey, RecordKeys};
 pub use offset::{FlushedEndOffset, HighWatermark, LastStableOffset, LogEndOffset, LogStartOffset, Offset};
 pub use patch::RawHeader;
 pub use record::{Header, Headers, Record, RecordError, RecordIter, RecordsSummary};
+pub use thin::{RecordSpans, ThinnedBatch};
 pub use validate::{BatchError, Origin, validate, validate_header};

@@ -65,7 +65,7 @@ impl<'a> Headers<'a> {
     }
 
     /// Checks the rest of a record as headers.
-    fn check(mut input: &'a [u8]) -> Result<Self, RecordError> {
+    pub(crate) fn check(mut input: &'a [u8]) -> Result<Self, RecordError> {
         let count = varint::read_i32(&mut input)?;
         // A header has at least two length bytes: a count beyond that is a lie, refused before the loop.
         if count < 0 || count as usize > input.len() / 2 {
@@ -108,7 +108,7 @@ fn read_bytes<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, RecordError>
 
 impl<'a> Record<'a> {
     /// Takes one record off the front of `input`.
-    fn read(input: &mut &'a [u8]) -> Result<Self, RecordError> {
+    pub(crate) fn read(input: &mut &'a [u8]) -> Result<Self, RecordError> {
         let mut rest = *input;
         let length = varint::read_i32(&mut rest)?;
         let length = usize::try_from(length).map_err(|_| RecordError::Truncated)?;

@@ -1,17 +1,19 @@
 //! The last offset of every key in the part of a log that is being compacted, in bounded memory.
 //!
-//! Owns the table. It keeps 128 bits of a keyed hash in place of a key (Kafka: MD5), and never the key. Two keys with one
-//! hash would make the earlier one's record disappear, so the hash is SipHash under a secret that is new for each pass: of
-//! 2^32 keys two collide with a probability of 2^-65, and nobody who writes keys can find two that do, as anybody can for
-//! MD5.
+//! Owns the table. It keeps bits of a keyed hash in place of a key (Kafka: MD5), and never the key. Two keys with one
+//! hash would make the earlier one's record disappear, so the hash is SipHash under a secret that is new for each pass:
+//! nobody who writes keys can find two that collide, as anybody can for MD5. Of its 128 bits a slot has 96, and the table
+//! that it lies in tells as many more as it takes to choose one among all: a slot is a quarter of a cache line, and never
+//! lies in two. With 2^23 keys, which is what the default of `log.cleaner.dedupe.buffer.size` has room for, there are 11
+//! of those, and two keys collide with a probability of 2^-62.
 //!
 //! The slots lie in many small tables, each of which doubles by itself: growing one never holds up the core for long, and
 //! a log with few keys takes little memory.
 
 use heddle_record::Offset;
 
-/// Bytes of a slot: 128 bits of hash, an offset.
-pub(crate) const SLOT_BYTES: usize = 24;
+/// Bytes of a slot: 96 bits of hash, an offset.
+pub(crate) const SLOT_BYTES: usize = 16;
 const _: () = assert!(size_of::<Slot>() == SLOT_BYTES, "the memory of a map is counted in slots");
 
 /// Slots of a table that is not empty, at least.
@@ -24,6 +26,8 @@ const TABLES_MAX: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct OffsetMap {
     secret: [u64; 2],
+    /// The first offset that was noted: what slots count from.
+    base: Offset,
     tables: Vec<Table>,
     /// Slots of all tables, and how many there may be.
     slots: usize,
@@ -38,11 +42,14 @@ struct Table {
     len: usize,
 }
 
-/// The offset is one more than it is; 0 marks a free slot.
+/// The offset is one more than it is behind the base; 0 marks a free slot.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(align(16))]
 struct Slot {
-    hash: [u64; 2],
-    offset_and_one: u64,
+    /// The first half of the hash, and the upper half of the second.
+    first: u64,
+    second: u32,
+    offset_and_one: u32,
 }
 
 /// 128 bits that stand for a key.
@@ -61,7 +68,8 @@ impl OffsetMap {
         let count = (bytes_max / TABLE_BYTES).clamp(1, TABLES_MAX).next_power_of_two();
         let slots_max = (bytes_max / SLOT_BYTES).max(count * TABLE_SLOTS_MIN);
         let tables = std::iter::repeat_with(Table::default).take(count).collect();
-        OffsetMap { secret: [number(low), number(high)], tables, slots: 0, slots_max, len: 0 }
+        let secret = [number(low), number(high)];
+        OffsetMap { secret, base: Offset::ZERO, tables, slots: 0, slots_max, len: 0 }
     }
 
     /// Keys that are known.
@@ -80,31 +88,55 @@ impl OffsetMap {
     }
 
     /// What a key is known by.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash(sip_hash::<1, 3>(self.secret, key))
     }
 
     /// Looks where a key is or would be, so that this is near when it is needed. The number means nothing.
     #[inline]
-    pub(crate) fn touch(&self, KeyHash(hash): KeyHash) -> u64 {
+    pub(crate) fn touch(&self, hash: KeyHash) -> u64 {
         let slots = &self.tables[self.table_of(hash)].slots;
-        slots.get(hash[1] as usize & slots.len().wrapping_sub(1)).map_or(0, |slot| slot.hash[0] ^ slot.offset_and_one)
+        slots.get(hash.place() & slots.len().wrapping_sub(1)).map_or(0, |slot| slot.first)
     }
 
-    /// Notes that a key has a record at `offset`, and gives the largest that was known of it before. The largest counts.
+    /// Notes that a key has a record at `offset`, and gives the largest that was known of it before. The largest counts. No
+    /// offset is smaller than the first.
     ///
     /// # Errors
-    /// [`Full`]: the key is new and there is no room.
-    pub(crate) fn note(&mut self, KeyHash(hash): KeyHash, offset: Offset) -> Result<Option<Offset>, Full> {
-        let value = u64::try_from(offset.get()).expect("offsets of a log are not negative") + 1;
+    /// [`Full`]: the key is new and there is no room, or the offset is 2^32 - 1 or more behind the first.
+    ///
+    /// # Panics
+    /// If the offset is smaller than the first.
+    #[inline]
+    pub(crate) fn note(&mut self, hash: KeyHash, offset: Offset) -> Result<Option<Offset>, Full> {
+        if self.len == 0 {
+            self.base = offset;
+        }
+        assert!(offset >= self.base, "offsets ascend from the first");
+        let value = u32::try_from(offset.get() - self.base.get() + 1).map_err(|_| Full)?;
         let number = self.table_of(hash);
-        let table = &mut self.tables[number];
-        if let Some(slot) = table.find(hash) {
+        if let Some(slot) = self.tables[number].find(hash) {
             let former = slot.offset_and_one;
             slot.offset_and_one = former.max(value);
-            return Ok(Some(Offset::new(former as i64 - 1)));
+            return Ok(Some(self.offset_of(former)));
         }
+        self.add(number, Slot::new(hash, value)).map(|()| None)
+    }
+
+    /// The largest offset that was noted for a key.
+    pub(crate) fn last(&self, hash: KeyHash) -> Option<Offset> {
+        let slot = self.tables[self.table_of(hash)].peek(hash)?;
+        Some(self.offset_of(slot.offset_and_one))
+    }
+
+    fn offset_of(&self, offset_and_one: u32) -> Offset {
+        Offset::new(self.base.get() + i64::from(offset_and_one) - 1)
+    }
+
+    /// Puts in what no table has.
+    fn add(&mut self, number: usize, slot: Slot) -> Result<(), Full> {
+        let table = &mut self.tables[number];
         if table.is_crowded() {
             let more = table.slots.len().max(TABLE_SLOTS_MIN / 2) * 2 - table.slots.len();
             if self.slots + more <= self.slots_max {
@@ -114,21 +146,41 @@ impl OffsetMap {
                 return Err(Full);
             }
         }
-        table.insert(Slot { hash, offset_and_one: value });
+        table.insert(slot);
         self.len += 1;
-        Ok(None)
+        Ok(())
     }
 
-    /// The largest offset that was noted for a key.
-    pub(crate) fn last(&self, KeyHash(hash): KeyHash) -> Option<Offset> {
-        let slot = self.tables[self.table_of(hash)].peek(hash)?;
-        Some(Offset::new(slot.offset_and_one as i64 - 1))
+    #[inline]
+    fn table_of(&self, KeyHash([_, second]): KeyHash) -> usize {
+        // Their number is a power of two, and at most 2^16.
+        second as usize & (self.tables.len() - 1)
+    }
+}
+
+impl KeyHash {
+    /// What tells the slot in a table; the lower bits count.
+    #[inline]
+    fn place(self) -> usize {
+        self.0[0] as usize
+    }
+}
+
+impl Slot {
+    #[inline]
+    fn new(KeyHash([first, second]): KeyHash, offset_and_one: u32) -> Slot {
+        Slot { first, second: (second >> 32) as u32, offset_and_one }
     }
 
-    fn table_of(&self, hash: [u64; 2]) -> usize {
-        // The upper bits choose the table, the lower ones the slot.
-        let bits = self.tables.len().trailing_zeros();
-        if bits == 0 { 0 } else { (hash[0] >> (64 - bits)) as usize }
+    /// Whether the key of this hash is here.
+    #[inline]
+    fn has(&self, KeyHash([first, second]): KeyHash) -> bool {
+        self.first == first && self.second == (second >> 32) as u32
+    }
+
+    #[inline]
+    fn is_free(&self) -> bool {
+        self.offset_and_one == 0
     }
 }
 
@@ -145,11 +197,11 @@ impl Table {
 
     /// Where a hash is, or the free slot where it would be; `None` without slots.
     #[inline]
-    fn place(&self, hash: [u64; 2]) -> Option<usize> {
+    fn place(&self, hash: KeyHash) -> Option<usize> {
         let mask = self.slots.len().checked_sub(1)?;
-        let mut place = hash[1] as usize & mask;
+        let mut place = hash.place() & mask;
         // A table is never full, so this ends.
-        while self.slots[place].offset_and_one != 0 && self.slots[place].hash != hash {
+        while !self.slots[place].has(hash) && !self.slots[place].is_free() {
             place = (place + 1) & mask;
         }
         Some(place)
@@ -157,19 +209,24 @@ impl Table {
 
     /// The slot of a hash, or `None` if it has none.
     #[inline]
-    fn peek(&self, hash: [u64; 2]) -> Option<&Slot> {
-        Some(&self.slots[self.place(hash)?]).filter(|slot| slot.offset_and_one != 0)
+    fn peek(&self, hash: KeyHash) -> Option<&Slot> {
+        Some(&self.slots[self.place(hash)?]).filter(|slot| !slot.is_free())
     }
 
     #[inline]
-    fn find(&mut self, hash: [u64; 2]) -> Option<&mut Slot> {
+    fn find(&mut self, hash: KeyHash) -> Option<&mut Slot> {
         let place = self.place(hash)?;
-        Some(&mut self.slots[place]).filter(|slot| slot.offset_and_one != 0)
+        Some(&mut self.slots[place]).filter(|slot| !slot.is_free())
     }
 
+    /// Puts in what is not there.
     fn insert(&mut self, new: Slot) {
-        let free = self.place(new.hash).expect("it has slots");
-        self.slots[free] = new;
+        let mask = self.slots.len() - 1;
+        let mut place = new.first as usize & mask;
+        while !self.slots[place].is_free() {
+            place = (place + 1) & mask;
+        }
+        self.slots[place] = new;
         self.len += 1;
     }
 
@@ -177,11 +234,12 @@ impl Table {
         let size = self.slots.len() + more;
         let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
         self.len = 0;
-        old.into_iter().filter(|slot| slot.offset_and_one != 0).for_each(|slot| self.insert(slot));
+        old.into_iter().filter(|slot| !slot.is_free()).for_each(|slot| self.insert(slot));
     }
 }
 
 /// SipHash with 128 bits of output, `C` rounds for each word and `D` at the end (Aumasson and Bernstein, 2012).
+#[inline(always)]
 fn sip_hash<const C: usize, const D: usize>(secret: [u64; 2], bytes: &[u8]) -> [u64; 2] {
     let mut state = [
         secret[0] ^ 0x736f_6d65_7073_6575,
@@ -193,22 +251,24 @@ fn sip_hash<const C: usize, const D: usize>(secret: [u64; 2], bytes: &[u8]) -> [
     for word in words {
         absorb::<C>(&mut state, u64::from_le_bytes(*word));
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    last[7] = bytes.len() as u8;
-    absorb::<C>(&mut state, u64::from_le_bytes(last));
+    // The length takes the upper byte, what is left of the bytes the lower ones.
+    let rest = rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let last = (bytes.len() as u64) << 56 | rest;
+    absorb::<C>(&mut state, last);
     state[2] ^= 0xee;
     let first = squeeze::<D>(&mut state);
     state[1] ^= 0xdd;
     [first, squeeze::<D>(&mut state)]
 }
 
+#[inline]
 fn absorb<const C: usize>(state: &mut [u64; 4], word: u64) {
     state[3] ^= word;
     (0..C).for_each(|_| sip_round(state));
     state[0] ^= word;
 }
 
+#[inline]
 fn squeeze<const D: usize>(state: &mut [u64; 4]) -> u64 {
     (0..D).for_each(|_| sip_round(state));
     state[0] ^ state[1] ^ state[2] ^ state[3]
@@ -264,6 +324,22 @@ mod tests {
         let known = model.get(&b"0"[..]).map(|offset| Offset::new(*offset));
         assert_eq!(map.note(zero, Offset::ZERO), Ok(known));
         assert_eq!(map.last(zero), known.or(Some(Offset::ZERO)), "the largest stays");
+    }
+
+    #[test]
+    fn offsets_are_taken_as_far_as_a_slot_counts() {
+        let mut map = OffsetMap::new([8; 16], 1 << 20);
+        let first = 1 << 50;
+        let far = first + i64::from(u32::MAX) - 1;
+        let (known, new) = (map.hash(b"known"), map.hash(b"new"));
+        assert_eq!(map.note(known, Offset::new(first)), Ok(None));
+        assert_eq!(map.note(known, Offset::new(far)), Ok(Some(Offset::new(first))));
+        assert_eq!(map.note(new, Offset::new(far)), Ok(None));
+        assert_eq!((map.last(known), map.last(new)), (Some(Offset::new(far)), Some(Offset::new(far))));
+        for hash in [known, new, map.hash(b"another")] {
+            assert_eq!(map.note(hash, Offset::new(far + 1)), Err(Full));
+        }
+        assert_eq!((map.last(known), map.len()), (Some(Offset::new(far)), 2));
     }
 
     #[test]

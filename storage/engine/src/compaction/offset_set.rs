@@ -90,6 +90,24 @@ impl OffsetSet {
         bits.is_some_and(|bits| bits[word] & bit != 0)
     }
 
+    /// Which of the 64 offsets are in of which `offset` is one: a bit each, the lowest for the first.
+    #[inline]
+    fn word(&self, offset: Offset) -> u64 {
+        let bits = self.find(offset.get() / PIECE_OFFSETS).and_then(|index| self.pieces[index].bits.as_ref());
+        bits.map_or(0, |bits| bits[place(offset).0])
+    }
+
+    /// Of `first` and each offset behind it, whether it is in.
+    pub(crate) fn from(&self, first: Offset) -> impl Iterator<Item = bool> {
+        let mut word = self.word(first);
+        (first.get()..).map(move |offset| {
+            if offset % 64 == 0 {
+                word = self.word(Offset::new(offset));
+            }
+            word >> (offset % 64) & 1 != 0
+        })
+    }
+
     /// How many of the offsets from `first` to `last` are in.
     pub(crate) fn count(&self, first: Offset, last: Offset) -> u64 {
         let (first, last) = (first.get(), last.get());

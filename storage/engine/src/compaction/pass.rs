@@ -17,7 +17,8 @@ use std::rc::Rc;
 
 use heddle_io::OpenOptions;
 use heddle_record::{
-    BatchBuilder, BatchHeader, Compression, LeaderEpoch, Offset, RecordBatch, RecordError, Timestamp, decompress,
+    BatchBuilder, BatchHeader, Compression, LeaderEpoch, Offset, RecordBatch, RecordError, RecordKey, RecordKeys,
+    ThinnedBatch, Timestamp, decompress,
 };
 
 use super::dirt::Job;
@@ -85,6 +86,8 @@ pub(super) struct Pass<'a> {
     pub(super) is_stopped: &'a dyn Fn() -> bool,
     pub(super) done: Compacted,
     pub(super) verdicts: Verdicts,
+    /// Memory for a batch of which only some records stay, used again and again.
+    pub(super) memory: Vec<u8>,
     /// Producers of whose transaction, which no marker has ended so far, some data stays.
     pub(super) transactions: BTreeSet<i64>,
 }
@@ -133,6 +136,17 @@ impl Fate {
             Fate::Becomes(bytes) => RecordBatch::peek(bytes).is_ok_and(|batch| batch.record_count() > 0),
             Fate::Goes => false,
         }
+    }
+}
+
+impl Verdicts {
+    /// Has those go of the records asked for whose keys have a later one.
+    fn hear(&mut self, rules: &Rules) {
+        let mut places = self.asked.drain(..);
+        rules.survivors.answer(&mut self.questions, |is_replaced| {
+            let place = places.next().expect("an answer to each question");
+            self.records[place].stays &= !is_replaced;
+        });
     }
 }
 
@@ -195,23 +209,12 @@ impl Pass<'_> {
                     continue;
                 }
                 let body = self.body(&batch).await?;
-                let mut next = header.base_offset;
-                for (number, record) in batch.records_in(&body).enumerate() {
-                    let record = record.map_err(|error| self.damage(source, header, error))?;
-                    let offset = header.offset_of(&record);
-                    if offset < next || offset > header.last_offset() {
-                        let delta = record.offset_delta;
-                        let error =
-                            RecordError::OffsetDelta { index: i32::try_from(number).unwrap_or(i32::MAX), delta };
-                        return Err(self.damage(source, header, error));
-                    }
-                    next = offset.next();
-                    let Some(key) = record.key.filter(|_| offset >= first_dirty) else { continue };
-                    if let Err(FullAt(offset)) = survivors.note(key, offset, record.value.is_none()) {
-                        return Ok(offset);
-                    }
-                    if number % RECORDS_PER_LOOK == RECORDS_PER_LOOK - 1 {
-                        self.pace.breathe().await;
+                let mut keys = Keys::new(&batch, &body);
+                while !keys.is_done {
+                    let noted = keys.note(RECORDS_PER_LOOK, first_dirty, survivors);
+                    match noted.map_err(|error| self.damage(source, header, error))? {
+                        Ok(()) => self.pace.breathe().await,
+                        Err(FullAt(offset)) => return Ok(offset),
                     }
                 }
             }
@@ -275,9 +278,14 @@ impl Pass<'_> {
                 if target.output.is_none() && !matches!(fate, Fate::Stays) {
                     self.begin_output(target, &sources[..count], position).await?;
                 }
-                match &fate {
+                match fate {
                     Fate::Stays => target.put(batch.bytes(), self.index_interval()),
-                    Fate::Becomes(bytes) => target.put(bytes, self.index_interval()),
+                    Fate::Becomes(bytes) => {
+                        target.put(&bytes, self.index_interval());
+                        if bytes.capacity() > self.memory.capacity() {
+                            self.memory = bytes;
+                        }
+                    }
                     Fate::Goes => {}
                 }
                 self.write_out(target, CHUNK_BYTES).await?;
@@ -361,10 +369,18 @@ impl Pass<'_> {
             None if rules.keeps_empty(header) => return Ok(Fate::Stays),
             None => return Ok(Fate::Goes),
         }
+        if rules.bits_tell(header)
+            && let Some(bytes) = self.thinned(source, batch, rules.survivors.are_last_from(header.base_offset)).await?
+        {
+            let kept = rules.survivors.last_between(header.base_offset, header.last_offset());
+            let kept = i32::try_from(kept).expect("no more than the batch has");
+            self.count(header.record_count, header.record_count - kept);
+            return Ok(Fate::Becomes(bytes));
+        }
         let body = self.body(batch).await?;
         let mut verdicts = std::mem::take(&mut self.verdicts);
         let fate = match self.judge_records(source, batch, &body, rules, &mut verdicts).await {
-            Ok(()) => self.fate(batch, &body, rules, &verdicts.records).await,
+            Ok(()) => self.fate(source, batch, &body, rules, &verdicts.records).await,
             Err(error) => Err(error),
         };
         self.verdicts = verdicts;
@@ -379,41 +395,22 @@ impl Pass<'_> {
         rules: &Rules,
         verdicts: &mut Verdicts,
     ) -> Result<(), Error> {
-        let Verdicts { records, asked, questions } = verdicts;
         let header = batch.header();
-        records.clear();
-        for (number, record) in batch.records_in(body).enumerate() {
-            let record = record.map_err(|error| self.damage(source, header, error))?;
-            let offset = header.offset_of(&record);
-            let is_tombstone = record.value.is_none() && offset < rules.end;
-            let mut answers_are_due = false;
-            let is_last = match record.key {
-                _ if offset >= rules.end => true,
-                // A compacted topic takes none without a key; one from before it was compacted says nothing that could last.
-                None => false,
-                Some(_) if offset >= rules.first_dirty => rules.survivors.is_last(offset),
-                Some(key) => {
-                    asked.push(number);
-                    answers_are_due = rules.survivors.ask(questions, key);
-                    true
-                }
-            };
-            let stays = is_last && rules.keeps_last(header, offset, is_tombstone);
-            records.push(Verdict { stays, is_tombstone });
-            if answers_are_due {
-                verdicts_of_answers(rules, questions, asked, records);
-            }
-            if number % RECORDS_PER_LOOK == RECORDS_PER_LOOK - 1 {
-                self.pace.breathe().await;
-            }
+        verdicts.records.clear();
+        let mut keys = Keys::new(batch, body);
+        while !keys.is_done {
+            let judged = keys.judge(RECORDS_PER_LOOK, rules, verdicts);
+            judged.map_err(|error| self.damage(source, header, error))?;
+            self.pace.breathe().await;
         }
-        verdicts_of_answers(rules, questions, asked, records);
+        verdicts.hear(rules);
         Ok(())
     }
 
     /// What becomes of a batch with these verdicts on its records.
     async fn fate(
         &mut self,
+        source: Source,
         batch: &RecordBatch<'_>,
         body: &[u8],
         rules: &Rules,
@@ -430,6 +427,11 @@ impl Pass<'_> {
         } else if count == header.record_count && horizon == header.delete_horizon() {
             return Ok(Fate::Stays);
         }
+        if horizon == header.delete_horizon()
+            && let Some(bytes) = self.thinned(source, batch, verdicts.iter().map(|verdict| verdict.stays)).await?
+        {
+            return Ok(Fate::Becomes(bytes));
+        }
         let mut builder = BatchBuilder::compact(header, horizon);
         let kept = batch.records_in(body).zip(verdicts).filter(|(_, verdict)| verdict.stays);
         for (number, (record, _)) in kept.enumerate() {
@@ -440,6 +442,28 @@ impl Pass<'_> {
             }
         }
         self.built(builder).await.map(Fate::Becomes)
+    }
+
+    /// A batch with those of its records that stay, as they lie; `None` if it must be written anew.
+    async fn thinned(
+        &mut self,
+        source: Source,
+        batch: &RecordBatch<'_>,
+        stays: impl Iterator<Item = bool>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let header = batch.header();
+        if batch.compression() != Some(Compression::None) {
+            return Ok(None);
+        }
+        let mut thinned = ThinnedBatch::new(header, std::mem::take(&mut self.memory));
+        let mut records = batch.spans_in(batch.body()).zip(stays);
+        loop {
+            let looked_at = keep_some(&mut thinned, records.by_ref().take(RECORDS_PER_LOOK));
+            match looked_at.map_err(|error| self.damage(source, header, error))? {
+                RECORDS_PER_LOOK => self.pace.breathe().await,
+                _ => return Ok(thinned.finish()),
+            }
+        }
     }
 
     fn count(&mut self, records: i32, removed: i32) {
@@ -638,18 +662,102 @@ async fn next_batch<'s>(
     }
 }
 
+/// The keys of a batch, looked at a few at a time so that others have their turn. What is done with each is done in plain
+/// functions: in the future of a pass all that they hold would lie in memory.
+struct Keys<'a> {
+    header: BatchHeader,
+    records: RecordKeys<'a>,
+    /// The place of the next record in the batch, and the smallest offset that it may have.
+    number: i32,
+    next: Offset,
+    is_done: bool,
+}
+
+impl<'a> Keys<'a> {
+    fn new(batch: &RecordBatch<'_>, body: &'a [u8]) -> Keys<'a> {
+        let header = *batch.header();
+        Keys { header, records: batch.keys_in(body), number: 0, next: header.base_offset, is_done: false }
+    }
+
+    /// The next record and its offset. Whoever asks until there is none has seen that nothing follows the last.
+    #[inline(always)]
+    fn step(&mut self) -> Result<Option<(Offset, RecordKey<'a>)>, RecordError> {
+        let Some(record) = self.records.next().transpose()? else {
+            self.is_done = true;
+            return Ok(None);
+        };
+        let offset = Offset::new(self.header.base_offset.get().wrapping_add(i64::from(record.offset_delta)));
+        if offset < self.next || offset > self.header.last_offset() {
+            return Err(RecordError::OffsetDelta { index: self.number, delta: record.offset_delta });
+        }
+        self.number += 1;
+        self.next = offset.next();
+        Ok(Some((offset, record)))
+    }
+
+    /// Notes the next records, as far as memory goes.
+    fn note(
+        &mut self,
+        count: usize,
+        first_dirty: Offset,
+        survivors: &mut Survivors,
+    ) -> Result<Result<(), FullAt>, RecordError> {
+        for _ in 0..count {
+            let Some((offset, record)) = self.step()? else { break };
+            let Some(key) = record.key.filter(|_| offset >= first_dirty) else { continue };
+            if let Err(full) = survivors.note(key, offset, record.is_tombstone) {
+                return Ok(Err(full));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Says of the next records whether they stay, as far as that is known without the answers that are still due.
+    fn judge(&mut self, count: usize, rules: &Rules, verdicts: &mut Verdicts) -> Result<(), RecordError> {
+        for _ in 0..count {
+            let Some((offset, record)) = self.step()? else { break };
+            let is_tombstone = record.is_tombstone && offset < rules.end;
+            let mut answers_are_due = false;
+            let is_last = match record.key {
+                _ if offset >= rules.end => true,
+                // A compacted topic takes none without a key; one from before it was compacted says nothing that could last.
+                None => false,
+                Some(_) if offset >= rules.first_dirty => rules.survivors.is_last(offset),
+                Some(key) => {
+                    verdicts.asked.push(verdicts.records.len());
+                    answers_are_due = rules.survivors.ask(&mut verdicts.questions, key);
+                    true
+                }
+            };
+            let stays = is_last && rules.keeps_last(&self.header, offset, is_tombstone);
+            verdicts.records.push(Verdict { stays, is_tombstone });
+            if answers_are_due {
+                verdicts.hear(rules);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps those of the records that stay. Returns how many were looked at.
+fn keep_some<'a>(
+    thinned: &mut ThinnedBatch,
+    records: impl Iterator<Item = (Result<&'a [u8], RecordError>, bool)>,
+) -> Result<usize, RecordError> {
+    let mut count = 0;
+    for (record, stays) in records {
+        let record = record?;
+        if stays {
+            thinned.keep(record)?;
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// What becomes of a batch of which no record stays.
 fn emptied(header: &BatchHeader, rules: &Rules) -> Fate {
     if rules.keeps_empty(header) { Fate::Becomes(BatchBuilder::emptied(header).to_vec()) } else { Fate::Goes }
-}
-
-/// Has those go of the records asked for whose keys have a later one.
-fn verdicts_of_answers(rules: &Rules, questions: &mut Questions, asked: &mut Vec<usize>, records: &mut [Verdict]) {
-    let mut places = asked.drain(..);
-    rules.survivors.answer(questions, |is_replaced| {
-        let place = places.next().expect("an answer to each question");
-        records[place].stays &= !is_replaced;
-    });
 }
 
 fn is_heavy(codec: Compression, len: usize) -> bool {

@@ -68,6 +68,16 @@ impl Rules {
         }
     }
 
+    /// Whether the bits alone tell of each record of a batch whether it stays: all of them were looked at, their offsets have
+    /// no gaps, and none is a tombstone, which time decides on as well.
+    pub(crate) fn bits_tell(&self, header: &BatchHeader) -> bool {
+        let (first, last) = (header.base_offset, header.last_offset());
+        first >= self.first_dirty
+            && last < self.end
+            && i64::from(header.record_count) == i64::from(header.last_offset_delta) + 1
+            && !self.survivors.tombstones_between(first, last)
+    }
+
     /// Whether a record stays that is known to be the last of its key, or beyond what was looked at.
     pub(crate) fn keeps_last(&self, header: &BatchHeader, offset: Offset, is_tombstone: bool) -> bool {
         offset >= self.end || !is_tombstone || header.delete_horizon().is_none_or(|horizon| self.now < horizon)

@@ -27,6 +27,8 @@ pub(crate) struct Survivors {
     tombstones: OffsetSet,
     bytes_max: usize,
     waiting: Vec<Waiting>,
+    /// Of these the records before that had the same keys.
+    replaced: Vec<Offset>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +57,7 @@ impl Survivors {
             tombstones: OffsetSet::default(),
             bytes_max,
             waiting: Vec::with_capacity(GATHERED),
+            replaced: Vec::with_capacity(GATHERED),
         }
     }
 
@@ -83,28 +86,28 @@ impl Survivors {
     ///
     /// # Errors
     /// As [`Survivors::note`].
+    #[inline(never)]
     pub(crate) fn settle(&mut self) -> Result<(), FullAt> {
+        black_box(self.waiting.iter().fold(0, |sum, one| sum ^ self.map.touch(one.hash)));
         let mut waiting = std::mem::take(&mut self.waiting);
-        black_box(waiting.iter().fold(0, |sum, one| sum ^ self.map.touch(one.hash)));
-        for one in &waiting {
-            self.bring_in(*one).map_err(|Full| FullAt(one.offset))?;
-        }
+        let brought_in = waiting.iter().try_for_each(|one| self.bring_in(*one));
+        // Only now: a bit far away is waited for together with the others.
+        self.replaced.drain(..).for_each(|former| self.last.remove(former));
         waiting.clear();
         self.waiting = waiting;
-        Ok(())
+        brought_in
     }
 
     #[inline]
-    fn bring_in(&mut self, one: Waiting) -> Result<(), Full> {
+    fn bring_in(&mut self, one: Waiting) -> Result<(), FullAt> {
         let needed =
             self.last.bytes_for(one.offset) + if one.is_tombstone { self.tombstones.bytes_for(one.offset) } else { 0 };
+        let full = |Full| FullAt(one.offset);
         if needed > 0 {
-            self.make_room(needed)?;
+            self.make_room(needed).map_err(full)?;
         }
-        let former = self.map.note(one.hash, one.offset)?;
-        if let Some(former) = former.filter(|former| *former < one.offset) {
-            self.last.remove(former);
-        }
+        let former = self.map.note(one.hash, one.offset).map_err(full)?;
+        self.replaced.extend(former.filter(|former| *former < one.offset));
         self.last.insert(one.offset);
         if one.is_tombstone {
             self.tombstones.insert(one.offset);
@@ -126,6 +129,11 @@ impl Survivors {
     #[inline]
     pub(crate) fn is_last(&self, offset: Offset) -> bool {
         self.last.contains(offset)
+    }
+
+    /// The same of `first` and each offset behind it.
+    pub(crate) fn are_last_from(&self, first: Offset) -> impl Iterator<Item = bool> {
+        self.last.from(first)
     }
 
     /// How many of the records from `first` to `last` are the last of their keys.
