@@ -58,11 +58,14 @@ pub(crate) struct Compaction {
     manifest: RefCell<Option<Manifest>>,
     /// It is left alone until then.
     retry_at: Cell<Option<Monotonic>>,
+    /// It was said that what is in the log keeps it from being compacted, and no pass has succeeded since.
+    is_told: Cell<bool>,
 }
 
 impl Compaction {
     pub(crate) fn new() -> Compaction {
-        Compaction { turn: Semaphore::new(1), manifest: RefCell::default(), retry_at: Cell::default() }
+        let (manifest, retry_at, is_told) = (RefCell::default(), Cell::default(), Cell::default());
+        Compaction { turn: Semaphore::new(1), manifest, retry_at, is_told }
     }
 
     async fn load(&self, log: &LogInner) -> Result<(), Error> {
@@ -252,6 +255,7 @@ impl Engine {
         *log.inner.compaction.manifest.borrow_mut() = Some(manifest);
         match outcome {
             Ok(()) => {
+                log.inner.compaction.is_told.set(false);
                 let pause = pause_after(&Ok(has_moved), config.backoff);
                 log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
             }
@@ -271,7 +275,11 @@ impl Engine {
         match error {
             _ if is_expected => Ok(()),
             Error::Damaged { .. } => {
-                tracing::error!(log = %log.name(), %error, "the log cannot be compacted; see `heddle log verify`");
+                // Once: it is tried again now and then, since records may be deleted up to the batch, and beyond it.
+                if !log.inner.compaction.is_told.replace(true) {
+                    let remedy = "see `heddle log verify`; delete the records up to and with this offset to go on";
+                    tracing::error!(log = %log.name(), %error, remedy, "the log cannot be compacted and stays as it is; others are");
+                }
                 Ok(())
             }
             // It says so itself.

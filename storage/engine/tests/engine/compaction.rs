@@ -566,6 +566,49 @@ fn a_compaction_that_the_disk_refuses_leaves_the_log_as_it_was() {
     }
 }
 
+/// A batch under a sound checksum whose records cannot be taken out: nobody looked into it when it came.
+fn unopenable() -> Lease {
+    let options = BatchOptions { compression: Compression::Gzip, ..BatchOptions::default() };
+    let mut bytes = keyed(options, &[("key", Some("value"), 1_000_000)]).to_vec();
+    bytes[heddle_record::HEADER_LEN..].fill(0);
+    let crc = heddle_record::checksum::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    Lease::from_vec(bytes)
+}
+
+/// As Kafka marks such a partition uncleanable; here it can be compacted again once the batch is deleted.
+#[test]
+fn a_log_with_a_batch_that_cannot_be_opened_stays_as_it_is_and_others_are_compacted() {
+    simulate(13, |io, _host| async move {
+        let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+        let keeps = LogConfig { cleanup_policy: CleanupPolicy::Delete, retention_age: None, ..compacted() };
+        let bad = engine.open_log(name("bad", 0), keeps).await.unwrap();
+        let good = engine.open_log(name("good", 0), compacted()).await.unwrap();
+        put(&bad, "a", Some("first")).await;
+        let unopenable = commit(&bad, unopenable()).await.last_offset;
+        for log in [&bad, &good] {
+            for value in ["1", "2", "3"] {
+                put(log, "a", Some(value)).await;
+            }
+            seal(log).await;
+        }
+        bad.set_config(compacted());
+        let before = read_all(&io, &bad).await;
+        assert!(engine.compact().await.unwrap().records_removed > 0, "the other one is compacted");
+        let a_while = Duration::from_secs(900);
+        io.sleep(a_while).await;
+        assert_eq!(engine.compact().await.unwrap().records_removed, 0, "it is tried again, in vain");
+        assert_eq!(read_all(&io, &bad).await, before, "nothing of it is gone");
+        assert!(bad.offline().is_none() && !engine.data_dir().is_offline());
+        assert_eq!(latest(&everything(&io, &good).await.0)["a"], "3");
+
+        engine.delete_records_before(&bad, unopenable.next()).await.unwrap();
+        io.sleep(a_while).await;
+        assert!(engine.compact().await.unwrap().records_removed > 0);
+        assert_eq!(latest(&everything(&io, &bad).await.0)["a"], "3");
+    });
+}
+
 #[test]
 fn readers_and_writers_go_on_meanwhile() {
     run(|io| async move {
