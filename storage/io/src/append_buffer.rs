@@ -22,6 +22,10 @@ use crate::os;
 /// the time they are filled.
 const POPULATE_BYTES: usize = 128 << 10;
 
+/// A buffer up to this size gets pages of its own. The allocator would keep those of thousands that are freed, because
+/// what lives longer lies between them.
+const MAPPED_BYTES_MAX: usize = 64 << 10;
+
 /// Block-aligned memory that is filled once, from its start to its end.
 pub struct AppendBuffer {
     block: Arc<Block>,
@@ -37,6 +41,8 @@ pub struct AppendBuffer {
 pub(crate) struct Block {
     start: NonNull<u8>,
     capacity: usize,
+    /// The memory is the kernel's own pages, not the allocator's.
+    mapped: bool,
 }
 
 // SAFETY: the memory belongs to the block alone; it is written only by the one `AppendBuffer` that holds it, behind every
@@ -177,11 +183,16 @@ impl fmt::Debug for AppendBuffer {
 
 impl Block {
     fn allocate(capacity: usize) -> Block {
+        if capacity <= MAPPED_BYTES_MAX
+            && let Some(start) = os::map_pages(capacity)
+        {
+            return Block { start, capacity, mapped: true };
+        }
         let layout = Block::layout(capacity);
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        Block { start, capacity }
+        Block { start, capacity, mapped: false }
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -200,6 +211,11 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        if self.mapped {
+            // SAFETY: `allocate` got these pages, so many bytes of them, and nobody else gives them back.
+            unsafe { os::unmap_pages(self.start, self.capacity) };
+            return;
+        }
         // SAFETY: `allocate` got this memory with this very layout, and nobody else frees it.
         unsafe { dealloc(self.start.as_ptr(), Block::layout(self.capacity)) };
     }

@@ -214,6 +214,28 @@ pub(crate) fn allocate(file: RawFd, position: u64, len: u64) -> io::Result<()> {
     checked(unsafe { libc::fallocate(file, 0, position, len) }).map(drop)
 }
 
+/// Fresh zeroed pages for `len` bytes, if the kernel has them: it limits how many stretches of memory a process has.
+pub(crate) fn map_pages(len: usize) -> Option<std::ptr::NonNull<u8>> {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address of the kernel's choice touches nobody's memory.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0) };
+    if start == libc::MAP_FAILED { None } else { std::ptr::NonNull::new(start.cast()) }
+}
+
+/// Gives pages back.
+///
+/// # Safety
+/// They are `len` bytes that [`map_pages`] gave, and nobody uses them any more.
+pub(crate) unsafe fn unmap_pages(start: std::ptr::NonNull<u8>, len: usize) {
+    // SAFETY: the caller vouches for the pages.
+    let result = unsafe { libc::munmap(start.as_ptr().cast(), len) };
+    if result != 0 {
+        // A hole would be one stretch of memory too many: the addresses are lost, the memory is not.
+        // SAFETY: as above.
+        unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
+    }
+}
+
 /// Faults in the `len` bytes of memory from `start`, a page's boundary; where the kernel cannot (before 5.14), the first
 /// touch does.
 pub(crate) fn populate(start: std::ptr::NonNull<u8>, len: usize) {
