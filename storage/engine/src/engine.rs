@@ -115,6 +115,9 @@ const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
 /// Directories of deleted logs that a core removes at the same time.
 const REMOVALS_MAX: usize = 2;
+/// How long the directory of a deleted log waits at most for the names of others to be synced.
+const REMOVAL_DELAY_MAX: Duration = Duration::from_secs(2);
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 /// Logs that are closed at the same time.
 const CLOSES_MAX: usize = 64;
 
@@ -481,8 +484,10 @@ async fn remove_directory(core: &Rc<Core>, name: &LogName) -> Result<(), Error> 
     })
     .await?;
     let core_of_task = Rc::clone(core);
+    let deadline = core.io.now() + REMOVAL_DELAY_MAX;
     let removal = async move {
         let _turn = core_of_task.removals.acquire(1).await;
+        core_of_task.names_are_quiet(deadline).await;
         if let Err(error) = core_of_task.io.remove_dir_all(&to).await {
             tracing::warn!(directory = %to.display(), %error, "the rest of a deleted log is removed at the next start");
         }
@@ -518,6 +523,14 @@ impl Core {
             Ok(self.io.sync_dir(self.dir.path()).await?)
         };
         self.names.join(made, sync).await
+    }
+
+    /// Waits until no names are being made durable, but not beyond `deadline`. A file system may hold the data directory's lock
+    /// until the device has discarded the blocks of a directory that is removed; whoever renames there would wait for it.
+    async fn names_are_quiet(&self, deadline: Monotonic) {
+        while self.names.is_busy() && self.io.now() < deadline {
+            self.io.sleep(REMOVAL_PAUSE).await;
+        }
     }
 
     /// Makes durable what recovery found of a log. All who ask at the same time share it.

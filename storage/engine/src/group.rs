@@ -32,6 +32,11 @@ impl<T: Clone> Group<T> {
         Group { turn: Semaphore::new(1), forming: RefCell::default() }
     }
 
+    /// Whether an act is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.turn.available() == 0
+    }
+
     /// Has `act` done for `item`, together with the items of all who came before it began. It is the `act` of one of them.
     ///
     /// # Errors
