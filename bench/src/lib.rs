@@ -7,6 +7,7 @@
 //! - `codec`: Produce and Fetch, ours and the crate `kafka-protocol`.
 //! - `append`: a log of the engine and a plain file of `std::fs`, cached and durable.
 //! - `compaction`: a pass, beside reading, hashing and writing the same bytes.
+//! - `logs`: ten thousand logs of which few are active, and a cold backlog beside live appends.
 //! - `storage`: the engine on every backend and device, beside the physical limit.
 #![forbid(unsafe_code)]
 
