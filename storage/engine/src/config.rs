@@ -263,10 +263,10 @@ impl LogConfig {
     pub(crate) fn segment_lifetime(&self, log: LogId, base_offset: Offset) -> Duration {
         let lag = self.compaction_lag_max.filter(|_| self.cleanup_policy.compacts());
         let lifetime = lag.map_or(self.segment_age_max, |lag| lag.min(self.segment_age_max));
-        let jitter_max = self.segment_jitter_max.min(self.segment_age_max).as_millis();
-        if jitter_max == 0 {
+        if self.segment_jitter_max.is_zero() {
             return lifetime;
         }
+        let jitter_max = self.segment_jitter_max.min(self.segment_age_max).as_millis().max(1);
         let jitter = u128::from(mixed(log, base_offset)) % jitter_max;
         lifetime.saturating_sub(Duration::from_millis(u64::try_from(jitter).unwrap_or(u64::MAX)))
     }

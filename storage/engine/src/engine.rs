@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use heddle_io::sync::{Notify, Semaphore};
-use heddle_io::{EntryKind, File, Io, Monotonic};
+use heddle_io::{AppendBuffer, EntryKind, File, Io, Lease, Monotonic};
 use heddle_record::{LogId, Timestamp};
 
 use crate::checkpoint::{Busy, CheckpointTurn, inherited};
@@ -64,6 +64,8 @@ pub(crate) struct Core {
     /// Told when pending bytes were written.
     pub(crate) drained: Notify,
     pub(crate) flush_permits: Semaphore,
+    /// Where the headers of batches wait to be written, on the buffered device.
+    headers: RefCell<AppendBuffer>,
     /// Files that are held open because they have bytes that were not flushed.
     pub(crate) dirty_files: Cell<usize>,
     /// Producers that all logs of this core remember.
@@ -118,6 +120,8 @@ const REMOVALS_MAX: usize = 2;
 /// How long the directory of a deleted log waits at most for the names of others to be synced.
 const REMOVAL_DELAY_MAX: Duration = Duration::from_secs(2);
 const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
+/// Headers of batches that are not written yet are kept in pieces of memory of this size.
+const HEADERS_BYTES: usize = 8 << 10;
 /// Logs that are closed at the same time.
 const CLOSES_MAX: usize = 64;
 
@@ -148,6 +152,7 @@ impl Engine {
             pending_bytes: Cell::new(0),
             drained: Notify::new(),
             flush_permits: Semaphore::new(config.flushes_in_flight_max.max(1)),
+            headers: RefCell::new(AppendBuffer::with_capacity(HEADERS_BYTES)),
             dirty_files: Cell::new(0),
             producers: Cell::new(0),
             checkpoints: CheckpointTurn::new(),
@@ -580,6 +585,19 @@ impl Core {
         if self.checkpoint_is_due() && !before {
             self.upkeep.notify_all();
         }
+    }
+
+    /// A copy of a batch's header that waits to be written, beside those before it: an allocation for each would cost more
+    /// than the copy.
+    pub(crate) fn keep_header(&self, header: &[u8]) -> Lease {
+        let mut headers = self.headers.borrow_mut();
+        if headers.spare() < header.len() && !headers.clear_if_unshared() {
+            *headers = AppendBuffer::with_capacity(HEADERS_BYTES);
+        }
+        let from = headers.len();
+        let count = headers.append(header);
+        assert_eq!(count, header.len(), "there is room for a header");
+        headers.lease(from..from + count)
     }
 
     /// Counts `bytes` as no longer pending, written or not.

@@ -329,7 +329,10 @@ impl LogInner {
     /// Waits until every append that came before has its offsets, there is room for `len` more bytes, and the log's end is
     /// in memory where the device needs it there.
     pub(crate) async fn turn(&self, len: usize) -> Result<Permits, Error> {
-        let turn = self.turn.acquire(1).await;
+        let turn = match self.turn.try_acquire(1) {
+            Some(turn) => turn,
+            None => self.turn.acquire(1).await,
+        };
         loop {
             self.offline().map_or(Ok(()), Err)?;
             if !self.core.has_room(self.state.borrow().pending_bytes, len) {
@@ -369,12 +372,11 @@ impl LogInner {
     /// gives its bytes back instead.
     fn take_in(&self, state: &mut LogState, header: &[u8], body: &Lease) -> Option<(Lease, Lease)> {
         if !self.core.device.is_direct() {
-            return Some((Lease::from_vec(header.to_vec()), body.clone()));
+            return Some((self.core.keep_header(header), body.clone()));
         }
         let active = state.active();
         let (segment, position) = (active.base_offset, active.size);
-        self.core.tails.append(&state.tail, segment, position, header);
-        self.core.tails.append(&state.tail, segment, position + header.len() as u64, body);
+        self.core.tails.append_batch(&state.tail, segment, position, header, body);
         None
     }
 

@@ -72,7 +72,8 @@ impl Segment {
         let index_bytes = (self.index.offset_entries() as usize + 1) * OFFSET_ENTRY_LEN;
         let reach = last_offset.distance_from(self.base_offset).expect("offsets of a log are not negative");
         self.size + len > u64::from(config.segment_bytes)
-            || u128::try_from(age).is_ok_and(|age| age >= config.segment_lifetime(log, self.base_offset).as_millis())
+            || u64::try_from(age)
+                .is_ok_and(|age| Duration::from_millis(age) >= config.segment_lifetime(log, self.base_offset))
             || index_bytes > config.segment_index_bytes as usize
             || reach > i64::from(i32::MAX)
     }
@@ -381,7 +382,8 @@ impl LogState {
     fn next_burst(&mut self) -> Option<Burst> {
         let first = self.queue.front()?;
         let (segment, position) = (first.segment, first.position);
-        let mut burst = Burst { segment, position, pieces: Vec::new(), bytes: 0, end: self.written, max: None };
+        let pieces = if first.bytes.is_some() { Vec::with_capacity(2 * self.queue.len()) } else { Vec::new() };
+        let mut burst = Burst { segment, position, pieces, bytes: 0, end: self.written, max: None };
         while let Some(batch) = self.queue.front() {
             let fits = burst.bytes == 0 || burst.bytes + batch.len <= BURST_BYTES_MAX;
             if batch.segment != segment || !fits {

@@ -299,6 +299,29 @@ impl TailCache {
         self.put(tail, segment, position, bytes, AppendBuffer::append);
     }
 
+    /// Appends a batch's header and its body at `position` of `segment`, where `tail` must be ready.
+    pub(crate) fn append_batch(
+        &self,
+        tail: &Rc<RefCell<Tail>>,
+        segment: Offset,
+        position: u64,
+        header: &[u8],
+        body: &[u8],
+    ) {
+        // Nearly always it fits behind the batch before it.
+        if let Some(chunk) = tail.borrow_mut().chunks.back_mut()
+            && (chunk.segment, chunk.staged_end()) == (segment, position)
+            && chunk.buffer().spare() >= header.len() + body.len()
+        {
+            let buffer = chunk.buffer_mut();
+            buffer.append(header);
+            buffer.append(body);
+            return;
+        }
+        self.append(tail, segment, position, header);
+        self.append(tail, segment, position + header.len() as u64, body);
+    }
+
     /// Stages `bytes` at `position` of `segment`, where `tail` must be ready, or behind what is staged.
     pub(crate) fn stage(&self, tail: &Rc<RefCell<Tail>>, segment: Offset, position: u64, bytes: &[u8]) {
         self.put(tail, segment, position, bytes, AppendBuffer::stage);
@@ -464,6 +487,22 @@ mod tests {
                 |piece| (piece.as_ptr() as u64).is_multiple_of(BLOCK) && (piece.len() as u64).is_multiple_of(BLOCK)
             )
         );
+    }
+
+    #[test]
+    fn a_header_and_its_body_lie_side_by_side_in_a_buffer_or_across_two() {
+        let (cache, tail) = (TailCache::new(1 << 30), tail());
+        let all = bytes(100_000, 0);
+        let (mut position, mut body) = (0, 1);
+        while position + 61 + body <= all.len() {
+            let (header, rest) = all[position..position + 61 + body].split_at(61);
+            cache.append_batch(&tail, SEGMENT, position as u64, header, rest);
+            position += 61 + body;
+            body = body * 3 / 2 + 1;
+        }
+        assert!(tail.borrow().chunks.len() > 2, "it took several buffers");
+        let (from, pieces) = tail.borrow().pieces(SEGMENT, 0, position as u64);
+        assert_eq!((from, joined(&pieces)), (0, all[..position].to_vec()));
     }
 
     #[test]
