@@ -363,8 +363,9 @@ fn readiness_follows_a_broker_from_its_start_over_a_failing_disk() {
         let lost = one.produce(vec![record("lost")], Compression::NoCompression);
         assert!(!matches!(tokio::time::timeout(Duration::from_secs(2), lost).await, Ok(Ok(_))), "acked");
     });
-    let (status, words) = probe(&address, "/readyz");
-    assert!(status == 503 && words.starts_with("not ready: the data directory is offline"), "{status} {words}");
+    let is_offline =
+        |status, words: &str| status == 503 && words.starts_with("not ready: the data directory is offline");
+    probe_until(&address, "/readyz", is_offline);
     assert_eq!(probe(&address, "/healthz"), (200, "ok".to_owned()), "restarting it would not mend the disk");
     let seen = scrape(&address);
     assert_eq!(seen.value("heddle_data_directory_online"), Some(0.0));
