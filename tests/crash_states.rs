@@ -104,6 +104,15 @@ fn no_state_breaks_a_promise_while_logs_are_compacted_where_each_file_is_flushed
     no_state_breaks_a_promise("compacted, direct, each file flushed", &tables(DIRECT_FLUSH_EACH));
 }
 
+/// Records are deleted while a pass is under way: in some of these lives it comes to a segment that is gone.
+#[test]
+fn lives_on_a_sound_disk_are_refused_nothing() {
+    for seed in 0..20 {
+        let lives = Enumeration { seed, states: 1, ..tables(BUFFERED) };
+        lives.run().unwrap_or_else(|broken| panic!("{broken}"));
+    }
+}
+
 /// What the enumeration says of an engine with a bug.
 fn broken_by(bug: PlantedBug, model: FaultModel) -> String {
     let mut enumeration = enumeration(model);

@@ -248,6 +248,8 @@ impl Engine {
         };
         let mut manifest = log.inner.compaction.manifest.borrow().clone().expect("a job comes from a manifest");
         let before = manifest.clone();
+        let first_segment = || log.inner.state.borrow().segments[0].base_offset;
+        let first_before = first_segment();
         let outcome = pass.run(&mut manifest).await;
         let done = pass.done;
         core.meters.count_pass(&done);
@@ -257,6 +259,11 @@ impl Engine {
             Ok(()) => {
                 log.inner.compaction.is_told.set(false);
                 let pause = pause_after(&Ok(has_moved), config.backoff);
+                log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
+            }
+            // What it was about to read was deleted meanwhile: what is left is looked at again.
+            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound && first_segment() > first_before => {
+                let pause = pause_after(&Ok(false), config.backoff);
                 log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
             }
             Err(error) => self.give_up(log, &error)?,
