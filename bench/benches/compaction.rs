@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use heddle_bench::{busy, now};
 use heddle_engine::{
     AppendOrigin, CleanupPolicy, Compacted, DataDir, DeviceChoice, Engine, EngineConfig, LogConfig, LogName,
     WantedIdentity,
@@ -77,11 +78,7 @@ struct Cost {
 
 /// What `work` costs.
 async fn cost<T>(work: impl Future<Output = T>) -> (Cost, T) {
-    let busy = || {
-        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
-    };
-    let (begun, busy_before) = (heddle_bench::now(), busy());
+    let (begun, busy_before) = (now(), busy());
     let done = work.await;
     (Cost { wall: begun.elapsed(), busy: busy() - busy_before }, done)
 }

@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_bench::{batch, now};
+use heddle_bench::{batch, busy, now, resident_bytes};
 use heddle_engine::{
     AppendOrigin, DataDir, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName, Piece, ReadLimit, WantedIdentity,
 };
@@ -119,18 +119,6 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn busy() -> Duration {
-    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
-}
-
-/// Bytes of memory of the process.
-fn resident() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("this process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is counted");
-    1024.0 * line.trim().trim_end_matches("kB").trim().parse::<f64>().expect("a number")
-}
-
 /// Does `work` for each of `count` numbers, some at the same time.
 async fn each<F: Future + 'static>(io: &Io, count: usize, work: impl Fn(usize) -> F) -> Vec<F::Output> {
     let (mut running, mut done) = (VecDeque::new(), Vec::new());
@@ -162,7 +150,7 @@ async fn many_logs(io: &Io, home: &Path, count: usize) {
     let (few, many) = (open(io, &home.join("few")).await, open(io, &home.join("many")).await);
     let ten = open_logs(io, &few, 1, 10).await;
     let upkeep = [few.clone(), many.clone()].map(|engine| io.spawn(async move { engine.maintain().await }));
-    let before = resident();
+    let before = resident_bytes("self") as f64;
     let begun = now();
     let all = open_logs(io, &many, 2, count).await;
     touch(io, &all, &bytes).await;
@@ -174,7 +162,7 @@ async fn many_logs(io: &Io, home: &Path, count: usize) {
     let spent = busy() - busy_before;
     println!(
         "idle: {:.1} KiB a log, {:.2} % of a core, {} files open",
-        (resident() - before) / 1024.0 / count as f64,
+        (resident_bytes("self") as f64 - before) / 1024.0 / count as f64,
         100.0 * spent.as_secs_f64() / IDLE.as_secs_f64(),
         many.open_files(),
     );

@@ -1,6 +1,6 @@
 //! What the comparisons in `benches/` measure on: record batches of known make.
 //!
-//! Owns the samples, so that every comparison sees the same bytes, the clock, and the thinnest client (`wire.rs`). It
+//! Owns the samples, so that every comparison sees the same bytes, the clocks, and the thinnest client (`wire.rs`). It
 //! measures nothing itself.
 //!
 //! - `record`: checksum, validation, iteration, the five codecs.
@@ -12,6 +12,9 @@
 #![forbid(unsafe_code)]
 
 pub mod wire;
+
+use std::fmt::Display;
+use std::time::Duration;
 
 use heddle_record::{BatchBuilder, BatchOptions, Compression, Timestamp};
 
@@ -54,4 +57,20 @@ fn noise(state: &mut u64) -> u8 {
 #[expect(clippy::disallowed_methods, reason = "how long a call takes, also while the simulator's clock stands still")]
 pub fn now() -> std::time::Instant {
     std::time::Instant::now()
+}
+
+/// What this process has used of processors so far: user and system, the kernel's workers for it included.
+pub fn busy() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(spent).expect("this clock begins at zero")
+}
+
+/// Bytes of memory that a process, by its number or `self`, has in use.
+///
+/// # Panics
+/// If there is no such process.
+pub fn resident_bytes(process: impl Display) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is counted");
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
 }

@@ -75,6 +75,11 @@ impl Compaction {
         }
         Ok(())
     }
+
+    /// Leaves the log alone for so long.
+    fn rest(&self, now: Monotonic, pause: Option<Duration>) {
+        self.retry_at.set(pause.map(|pause| now + pause));
+    }
 }
 
 /// What the logs of a core share for their compaction.
@@ -258,13 +263,11 @@ impl Engine {
         match outcome {
             Ok(()) => {
                 log.inner.compaction.is_told.set(false);
-                let pause = pause_after(&Ok(has_moved), config.backoff);
-                log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
+                log.inner.compaction.rest(core.io.now(), pause_after(&Ok(has_moved), config.backoff));
             }
             // What it was about to read was deleted meanwhile: what is left is looked at again.
             Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound && first_segment() > first_before => {
-                let pause = pause_after(&Ok(false), config.backoff);
-                log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
+                log.inner.compaction.rest(core.io.now(), pause_after(&Ok(false), config.backoff));
             }
             Err(error) => self.give_up(log, &error)?,
         }
@@ -277,7 +280,7 @@ impl Engine {
         let core = &self.inner.core;
         core.dir.note_failure(error);
         let pause = pause_after(&Err(error), core.cleaner.config.borrow().backoff);
-        log.inner.compaction.retry_at.set(pause.map(|pause| core.io.now() + pause));
+        log.inner.compaction.rest(core.io.now(), pause);
         let is_expected = log.inner.state.borrow().deleted || core.cleaner.is_stopped.get();
         match error {
             _ if is_expected => Ok(()),

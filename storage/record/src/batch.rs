@@ -213,7 +213,7 @@ impl BatchHeader {
 
     /// The last offset that the batch covers, inclusive. Wraps for a batch that [`crate::validate()`] refuses.
     pub fn last_offset(&self) -> Offset {
-        Offset::new(self.base_offset.get().wrapping_add(i64::from(self.last_offset_delta)))
+        self.offset_at(self.last_offset_delta)
     }
 
     /// The offset after the batch. Wraps for a batch that [`crate::validate()`] refuses.
@@ -228,7 +228,13 @@ impl BatchHeader {
 
     /// The offset of one of the batch's records.
     pub fn offset_of(&self, record: &Record<'_>) -> Offset {
-        Offset::new(self.base_offset.get().wrapping_add(i64::from(record.offset_delta)))
+        self.offset_at(record.offset_delta)
+    }
+
+    /// The offset that lies so far behind the base offset: that of a record with this delta.
+    #[inline]
+    pub fn offset_at(&self, delta: i32) -> Offset {
+        Offset::new(self.base_offset.get().wrapping_add(i64::from(delta)))
     }
 
     /// The timestamp of one of the batch's records, as a consumer sees it.
@@ -298,6 +304,7 @@ impl<'a> RecordBatch<'a> {
     ///
     /// # Errors
     /// [`BatchError::Truncated`], [`BatchError::Length`], [`BatchError::Magic`].
+    #[inline(always)]
     pub fn peek(bytes: &'a [u8]) -> Result<Self, BatchError> {
         let (header, size) = sized_header(bytes)?;
         let bytes = bytes.get(..size).ok_or(BatchError::Truncated { needed: size, available: bytes.len() })?;

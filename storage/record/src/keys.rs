@@ -3,7 +3,7 @@
 //! Owns the quick way to read a record whose varints are short, as almost all are. What does not fit it is read by
 //! [`crate::RecordIter`]'s rules, so that both take and refuse the same bytes.
 
-use crate::record::{Headers, Record, RecordError};
+use crate::record::{Headers, Record, RecordError, Walk};
 use crate::varint;
 
 /// What compaction asks of a record.
@@ -22,33 +22,12 @@ pub struct RecordKey<'a> {
 ///
 /// The first error ends it.
 #[derive(Debug, Clone)]
-pub struct RecordKeys<'a> {
-    rest: &'a [u8],
-    left: i32,
-    done: bool,
-}
+pub struct RecordKeys<'a>(Walk<'a>);
 
 impl<'a> RecordKeys<'a> {
     /// Reads `count` records from `body`, which is not compressed.
     pub fn new(body: &'a [u8], count: i32) -> Self {
-        RecordKeys { rest: body, left: count, done: false }
-    }
-
-    fn end(&mut self) -> Option<Result<RecordKey<'a>, RecordError>> {
-        let was_done = core::mem::replace(&mut self.done, true);
-        match self.left {
-            _ if was_done => None,
-            0 if self.rest.is_empty() => None,
-            0 => Some(Err(RecordError::TrailingBytes { count: self.rest.len() })),
-            count => Some(Err(RecordError::RecordCount { count })),
-        }
-    }
-
-    #[inline(never)]
-    fn read(&mut self) -> Result<RecordKey<'a>, RecordError> {
-        let record = Record::read(&mut self.rest).inspect_err(|_| self.done = true)?;
-        let Record { offset_delta, key, value, .. } = record;
-        Ok(RecordKey { offset_delta, key, is_tombstone: value.is_none() })
+        RecordKeys(Walk::new(body, count))
     }
 }
 
@@ -57,21 +36,23 @@ impl<'a> Iterator for RecordKeys<'a> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left <= 0 || self.done {
-            return self.end();
-        }
-        self.left -= 1;
-        match read_short(self.rest) {
-            Some((key, rest)) => {
-                self.rest = rest;
-                Some(Ok(key))
+        self.0.next(|rest| match read_short(rest) {
+            Some((key, behind)) => {
+                *rest = behind;
+                Ok(key)
             }
-            None => Some(self.read()),
-        }
+            None => read(rest),
+        })
     }
 }
 
 impl core::iter::FusedIterator for RecordKeys<'_> {}
+
+#[inline(never)]
+fn read<'a>(input: &mut &'a [u8]) -> Result<RecordKey<'a>, RecordError> {
+    let Record { offset_delta, key, value, .. } = Record::read(input)?;
+    Ok(RecordKey { offset_delta, key, is_tombstone: value.is_none() })
+}
 
 /// Reads a record of short varints, and what follows it. `None` if it is anything else.
 #[inline(always)]

@@ -260,33 +260,59 @@ impl fmt::Display for RecordError {
 
 impl core::error::Error for RecordError {}
 
-/// The records of a batch, in order: as many as its header says, and then nothing may be left.
-///
+/// The way over the records of a batch, whatever is read of each: as many as its header says, and then nothing may be left.
 /// The first error ends it.
 #[derive(Debug, Clone)]
-pub struct RecordIter<'a> {
+pub(crate) struct Walk<'a> {
     rest: &'a [u8],
     left: i32,
     done: bool,
 }
 
+impl<'a> Walk<'a> {
+    /// Over `count` records in `body`, which is not compressed.
+    pub(crate) fn new(body: &'a [u8], count: i32) -> Self {
+        Walk { rest: body, left: count, done: false }
+    }
+
+    /// The next record, as `read` takes it off the front of what is left.
+    #[inline(always)]
+    pub(crate) fn next<T>(
+        &mut self,
+        read: impl FnOnce(&mut &'a [u8]) -> Result<T, RecordError>,
+    ) -> Option<Result<T, RecordError>> {
+        if self.left <= 0 || self.done {
+            return self.end().map(Err);
+        }
+        self.left -= 1;
+        let record = read(&mut self.rest);
+        self.done = record.is_err();
+        Some(record)
+    }
+
+    /// What is wrong with the end, said once.
+    #[inline(never)]
+    fn end(&mut self) -> Option<RecordError> {
+        let was_done = core::mem::replace(&mut self.done, true);
+        match self.left {
+            _ if was_done => None,
+            0 if self.rest.is_empty() => None,
+            0 => Some(RecordError::TrailingBytes { count: self.rest.len() }),
+            count => Some(RecordError::RecordCount { count }),
+        }
+    }
+}
+
+/// The records of a batch, in order: as many as its header says, and then nothing may be left.
+///
+/// The first error ends it.
+#[derive(Debug, Clone)]
+pub struct RecordIter<'a>(Walk<'a>);
+
 impl<'a> RecordIter<'a> {
     /// Reads `count` records from `body`, which is not compressed.
     pub fn new(body: &'a [u8], count: i32) -> Self {
-        RecordIter { rest: body, left: count, done: false }
-    }
-
-    fn step(&mut self) -> Result<Option<Record<'a>>, RecordError> {
-        match self.left {
-            0 if self.rest.is_empty() => Ok(None),
-            0 => Err(RecordError::TrailingBytes { count: self.rest.len() }),
-            count if count < 0 => Err(RecordError::RecordCount { count }),
-            _ => {
-                let record = Record::read(&mut self.rest)?;
-                self.left -= 1;
-                Ok(Some(record))
-            }
-        }
+        RecordIter(Walk::new(body, count))
     }
 }
 
@@ -294,18 +320,13 @@ impl<'a> Iterator for RecordIter<'a> {
     type Item = Result<Record<'a>, RecordError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let step = self.step();
-        self.done = !matches!(step, Ok(Some(_)));
-        step.transpose()
+        self.0.next(Record::read)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         // A record takes at least seven bytes; one more item may be an error.
-        let claimed = usize::try_from(self.left).unwrap_or(0);
-        (0, Some(claimed.min(self.rest.len() / 7).saturating_add(1)))
+        let claimed = usize::try_from(self.0.left).unwrap_or(0);
+        (0, Some(claimed.min(self.0.rest.len() / 7).saturating_add(1)))
     }
 }
 

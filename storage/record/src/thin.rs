@@ -9,42 +9,19 @@ use alloc::vec::Vec;
 use crate::batch::{BatchHeader, HEADER_LEN, LOG_OVERHEAD, TimestampType, crc_of};
 use crate::compression::Compression;
 use crate::id::Timestamp;
-use crate::record::RecordError;
+use crate::record::{RecordError, Walk};
 use crate::varint;
 
 /// The records of a batch as they lie, each with its length field: as many as the header says, and then nothing may be left.
 ///
 /// What is in a record is not looked at; [`crate::RecordIter`] does that. The first error ends it.
 #[derive(Debug, Clone)]
-pub struct RecordSpans<'a> {
-    rest: &'a [u8],
-    left: i32,
-    done: bool,
-}
+pub struct RecordSpans<'a>(Walk<'a>);
 
 impl<'a> RecordSpans<'a> {
     /// The spans of `count` records in `body`, which is not compressed.
     pub fn new(body: &'a [u8], count: i32) -> Self {
-        RecordSpans { rest: body, left: count, done: false }
-    }
-
-    #[inline]
-    fn step(&mut self) -> Result<Option<&'a [u8]>, RecordError> {
-        match self.left {
-            0 if self.rest.is_empty() => Ok(None),
-            0 => Err(RecordError::TrailingBytes { count: self.rest.len() }),
-            count if count < 0 => Err(RecordError::RecordCount { count }),
-            _ => {
-                let mut body = self.rest;
-                let length = usize::try_from(varint::read_i32(&mut body)?).map_err(|_| RecordError::Truncated)?;
-                let prefix = self.rest.len() - body.len();
-                // Both are below 2^31.
-                let (record, rest) = self.rest.split_at_checked(prefix + length).ok_or(RecordError::Truncated)?;
-                self.rest = rest;
-                self.left -= 1;
-                Ok(Some(record))
-            }
-        }
+        RecordSpans(Walk::new(body, count))
     }
 }
 
@@ -53,12 +30,15 @@ impl<'a> Iterator for RecordSpans<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let step = self.step();
-        self.done = !matches!(step, Ok(Some(_)));
-        step.transpose()
+        self.0.next(|rest| {
+            let mut body = *rest;
+            let length = usize::try_from(varint::read_i32(&mut body)?).map_err(|_| RecordError::Truncated)?;
+            let prefix = rest.len() - body.len();
+            // Both are below 2^31.
+            let (record, behind) = rest.split_at_checked(prefix + length).ok_or(RecordError::Truncated)?;
+            *rest = behind;
+            Ok(record)
+        })
     }
 }
 

@@ -16,12 +16,11 @@ pub(crate) enum VarintError {
 /// Takes a zigzag varint of 32 bits off the front of `input`.
 #[inline]
 pub(crate) fn read_i32(input: &mut &[u8]) -> Result<i32, VarintError> {
-    let raw = match read_short(input) {
-        Some(raw) => raw,
+    Ok(match read_short(input) {
+        Some(raw) => signed(raw),
         // Kafka shifts the fifth byte's upper bits away; they are not refused here either.
-        None => read_raw(input, 5)? as u32,
-    };
-    Ok((raw >> 1) as i32 ^ -((raw & 1) as i32))
+        None => signed(read_raw(input, 5)? as u32),
+    })
 }
 
 /// Takes a zigzag varint of 64 bits off the front of `input`.
@@ -37,8 +36,13 @@ pub(crate) fn read_i64(input: &mut &[u8]) -> Result<i64, VarintError> {
 /// Takes a zigzag varint of up to three bytes off the front of `input`. `None`, and nothing is taken, if it is longer or cut.
 #[inline(always)]
 pub(crate) fn read_short_i32(input: &mut &[u8]) -> Option<i32> {
-    let raw = read_short(input)?;
-    Some((raw >> 1) as i32 ^ -((raw & 1) as i32))
+    read_short(input).map(signed)
+}
+
+/// What a zigzag number of 32 bits stands for.
+#[inline(always)]
+fn signed(raw: u32) -> i32 {
+    (raw >> 1) as i32 ^ -((raw & 1) as i32)
 }
 
 /// Takes a varint of up to three bytes, as most of a record are. `None`, and nothing is taken, if it is longer or cut.

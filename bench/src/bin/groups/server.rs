@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use heddle_bench::resident_bytes;
 use tempfile::TempDir;
 
 /// Ticks of a second in `/proc`, as on every Linux of today.
@@ -85,10 +86,7 @@ impl Server {
 
     /// Its resident memory, bytes.
     pub(crate) fn resident(&self) -> u64 {
-        let pid = self.pid.expect("the process is known");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+        resident_bytes(self.pid.expect("the process is known"))
     }
 }
 

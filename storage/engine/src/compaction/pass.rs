@@ -686,7 +686,7 @@ impl<'a> Keys<'a> {
             self.is_done = true;
             return Ok(None);
         };
-        let offset = Offset::new(self.header.base_offset.get().wrapping_add(i64::from(record.offset_delta)));
+        let offset = self.header.offset_at(record.offset_delta);
         if offset < self.next || offset > self.header.last_offset() {
             return Err(RecordError::OffsetDelta { index: self.number, delta: record.offset_delta });
         }

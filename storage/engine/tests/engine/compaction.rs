@@ -526,7 +526,6 @@ fn a_log_that_cannot_be_compacted_yet_is_compacted_soon() {
 fn a_compaction_that_the_disk_refuses_leaves_the_log_as_it_was() {
     use OperationKind::{Flush, Metadata, Write};
     const ENOSPC: i32 = 28;
-    const EIO: i32 = 5;
     for (on, path, errno) in [
         (Write, ".cleaned", ENOSPC),
         (Write, ".cleaned", EIO),

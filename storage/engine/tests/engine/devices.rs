@@ -8,7 +8,6 @@ use heddle_engine::{DataDir, DeviceChoice, Engine, EngineConfig, Log, LogConfig,
 use heddle_io::Io;
 use heddle_io::sim::{Effect, Fault, Host, OperationKind};
 
-const EIO: i32 = 5;
 const CHANGES: [(DeviceChoice, DeviceChoice); 4] = [
     (DeviceChoice::Direct, DeviceChoice::Buffered),
     (DeviceChoice::Direct, DeviceChoice::Direct),

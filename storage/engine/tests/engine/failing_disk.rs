@@ -7,9 +7,6 @@ use heddle_engine::{AppendError, Engine, EngineConfig, Log, LogConfig};
 use heddle_io::Io;
 use heddle_io::sim::{Effect, Fault, OperationKind};
 
-/// The errno of a disk that fails.
-const EIO: i32 = 5;
-
 async fn two_logs(io: &Io) -> (Engine, Log, Log) {
     let engine = open_engine(io, Path::new("/data"), EngineConfig::default()).await;
     let orders = engine.open_log(name("orders", 0), LogConfig::default()).await.unwrap();

@@ -10,13 +10,10 @@ use std::time::Duration;
 use crate::harness::*;
 use heddle_engine::{AppendError, DeviceChoice, Engine, EngineConfig, Error, Log, LogConfig};
 use heddle_io::Io;
-use heddle_io::sim::{Effect, Fault, FaultModel, FlushScope, Host, OperationKind, Simulator};
+use heddle_io::sim::{Effect, Fault, FaultModel, FlushScope, Host, OperationKind};
 
-const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
-/// How soon everybody is answered whom the fault does not hold up.
-const SOON: Duration = Duration::from_secs(1);
 /// An append that goes beyond what the direct device has prepared.
 const LARGE_BYTES: usize = 30_000;
 /// An append that fits one segment and not two.
@@ -86,11 +83,7 @@ fn simulate<F: Future<Output = ()> + 'static>(story: impl Fn(Io, Host) -> F) {
     let scopes = [FlushScope::File, FlushScope::Device];
     let scopes = if crate::DEVICE == DeviceChoice::Direct { &scopes[..] } else { &scopes[..1] };
     for flush in scopes {
-        let simulator = Simulator::new(11);
-        let host = simulator.host("broker");
-        host.set_fault_model(FaultModel { flush: *flush, ..FaultModel::default() });
-        let io = host.start_core();
-        simulator.run(&io, story(io.clone(), host.clone())).unwrap();
+        simulate_on(FaultModel { flush: *flush, ..FaultModel::default() }, 11, &story);
     }
 }
 
@@ -127,10 +120,6 @@ async fn begin(io: &Io) -> Logs {
 async fn again(io: &Io, logs: Logs) -> Logs {
     drop(logs);
     open(io).await
-}
-
-async fn soon<T>(io: &Io, future: impl Future<Output = T>) -> T {
-    io.timeout(SOON, future).await.expect("an answer within a second")
 }
 
 /// Appends and waits for the flush.

@@ -6,15 +6,11 @@ use std::time::Duration;
 use crate::harness::*;
 use heddle_engine::{Engine, EngineConfig, Log, LogConfig};
 use heddle_io::Io;
-use heddle_io::sim::{FaultModel, Host, Metadata, Simulator};
+use heddle_io::sim::{FaultModel, Host, Metadata};
 
 fn simulate<F: Future<Output = ()> + 'static>(story: impl FnOnce(Io, Host) -> F) {
-    let simulator = Simulator::new(3);
-    let host = simulator.host("broker");
     // The file systems that one keeps logs on commit the removal of names with any flush.
-    host.set_fault_model(FaultModel { metadata: Metadata::Journaled, ..FaultModel::default() });
-    let io = host.start_core();
-    simulator.run(&io, story(io.clone(), host.clone())).unwrap();
+    simulate_on(FaultModel { metadata: Metadata::Journaled, ..FaultModel::default() }, 3, story);
 }
 
 struct Full {

@@ -1,12 +1,13 @@
 //! A data directory in a temporary place, an executor, and batches to put into logs.
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use heddle_engine::{
     AppendError, AppendOrigin, Appended, DataDir, Engine, EngineConfig, Error, FirstBatch, Log, LogConfig, LogName,
     Piece, ReadLimit, ReadOut, WantedIdentity,
 };
-use heddle_io::sim::{Host, Simulator};
+use heddle_io::sim::{FaultModel, Host, Simulator};
 use heddle_io::{Backend, Executor, Io, IoConfig, Lease};
 use heddle_record::{
     BatchBuilder, BatchOptions, Batches, Compression, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch,
@@ -28,10 +29,29 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl Fn(Io) -> F) {
     }
 }
 
+/// The errno of a disk that fails.
+pub(crate) const EIO: i32 = 5;
+/// How soon everybody is answered whom a fault does not hold up.
+pub(crate) const SOON: Duration = Duration::from_secs(1);
+
+pub(crate) async fn soon<T>(io: &Io, future: impl Future<Output = T>) -> T {
+    io.timeout(SOON, future).await.expect("an answer within a second")
+}
+
 /// Runs a story on a simulated host.
 pub(crate) fn simulate<F: Future<Output = ()> + 'static>(seed: u64, story: impl FnOnce(Io, Host) -> F) {
+    simulate_on(FaultModel::default(), seed, story);
+}
+
+/// The same on a disk that keeps what this says.
+pub(crate) fn simulate_on<F: Future<Output = ()> + 'static>(
+    model: FaultModel,
+    seed: u64,
+    story: impl FnOnce(Io, Host) -> F,
+) {
     let simulator = Simulator::new(seed);
     let host = simulator.host("broker");
+    host.set_fault_model(model);
     let io = host.start_core();
     simulator.run(&io, story(io.clone(), host.clone())).unwrap();
 }

@@ -4,16 +4,11 @@
 //! given, whatever file that was, and takes everything offline.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::harness::*;
 use heddle_engine::{Engine, EngineConfig, Log, LogConfig};
 use heddle_io::Io;
-use heddle_io::sim::{Effect, Fault, FaultModel, Host, OperationKind, Simulator};
-
-const EIO: i32 = 5;
-/// How soon everybody is answered.
-const SOON: Duration = Duration::from_secs(1);
+use heddle_io::sim::{Effect, Fault, OperationKind};
 
 /// What a checkpoint becomes that meets the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,18 +31,6 @@ const CHECKPOINTS: [(&str, OperationKind, &str, Outcome); 8] = [
     ("EIO on an index", OperationKind::Write, ".index", Outcome::Written),
     ("EIO on the file of an index", OperationKind::Metadata, ".timeindex", Outcome::Written),
 ];
-
-fn simulate<F: Future<Output = ()> + 'static>(story: impl FnOnce(Io, Host) -> F) {
-    let simulator = Simulator::new(5);
-    let host = simulator.host("broker");
-    host.set_fault_model(FaultModel::default());
-    let io = host.start_core();
-    simulator.run(&io, story(io.clone(), host.clone())).unwrap();
-}
-
-async fn soon<T>(io: &Io, future: impl Future<Output = T>) -> T {
-    io.timeout(SOON, future).await.expect("an answer within a second")
-}
 
 async fn open(io: &Io) -> (Engine, Log) {
     let engine = open_engine(io, Path::new("/data"), EngineConfig::default()).await;
@@ -75,7 +58,7 @@ async fn bases(io: &Io, log: &Log) -> Vec<i64> {
 #[test]
 fn a_checkpoint_that_the_disk_refuses_costs_no_ack() {
     for (row, on, path, outcome) in CHECKPOINTS {
-        simulate(|io, host| async move {
+        simulate(5, |io, host| async move {
             let (engine, orders) = open(&io).await;
             for _ in 0..7 {
                 assert!(is_acked(&io, &orders).await);
@@ -113,7 +96,7 @@ fn a_checkpoint_that_the_disk_refuses_costs_no_ack() {
 #[test]
 fn a_note_that_the_disk_refuses_refuses_the_append() {
     for (on, all_offline) in [(OperationKind::Write, false), (OperationKind::Flush, true)] {
-        simulate(|io, host| async move {
+        simulate(5, |io, host| async move {
             let two = async || {
                 let (engine, orders) = open(&io).await;
                 let others = engine.open_log(name("others", 0), LogConfig::default()).await.unwrap();
@@ -144,7 +127,7 @@ fn a_note_that_the_disk_refuses_refuses_the_append() {
 /// The first checkpoint after the notes were lost makes them count again: it flushes them.
 #[test]
 fn a_flush_of_renewed_notes_that_fails_takes_everything_offline() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         let (engine, orders) = open(&io).await;
         assert!(is_acked(&io, &orders).await);
         engine.close().await.unwrap();
@@ -164,7 +147,7 @@ fn a_flush_of_renewed_notes_that_fails_takes_everything_offline() {
 /// Segments whose removal waits for a checkpoint go once there is one, although the log's start does not move again.
 #[test]
 fn retention_ends_what_a_failed_checkpoint_left() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         let (engine, orders) = open(&io).await;
         for _ in 0..20 {
             assert!(is_acked(&io, &orders).await);
@@ -186,7 +169,7 @@ fn retention_ends_what_a_failed_checkpoint_left() {
 /// A flush of the space that is kept for hard times is a flush as any other.
 #[test]
 fn a_flush_of_the_reserve_that_fails_takes_everything_offline() {
-    simulate(|io, host| async move {
+    simulate(5, |io, host| async move {
         host.plant(Fault::next(OperationKind::Flush, Effect::Fail(EIO)).on_path("heddle.reserve"));
         let (engine, orders) = open(&io).await;
         let upkeep = engine.clone();
