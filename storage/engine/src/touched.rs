@@ -163,14 +163,19 @@ impl LogInner {
     /// # Errors
     /// The disk's, or [`Error::Damaged`]: then nothing may be written.
     pub(crate) async fn touch(&self) -> Result<(), Error> {
-        if self.state.borrow().touched || self.core.config.planted_bug == PlantedBug::NoTouchedNote {
+        if self.core.config.planted_bug == PlantedBug::NoTouchedNote {
             return Ok(());
         }
-        self.verify_once().await?;
-        let noted = self.core.touched.note(self.name.id, &self.core.checkpoints.begun).await;
-        noted.inspect_err(|error| self.core.dir.note_failure(error))?;
-        self.core.note_touched();
-        self.state.borrow_mut().touched = true;
+        let begun = &self.core.checkpoints.begun;
+        while !self.state.borrow().touched {
+            self.verify_once().await?;
+            let latest = begun.get();
+            let noted = self.core.touched.note(self.name.id, begun).await;
+            noted.inspect_err(|error| self.core.dir.note_failure(error))?;
+            self.core.note_touched();
+            // A checkpoint that has begun meanwhile makes the note void, and may have found the log idle.
+            self.state.borrow_mut().touched |= begun.get() == latest;
+        }
         Ok(())
     }
 }

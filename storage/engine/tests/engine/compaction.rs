@@ -9,7 +9,7 @@ use heddle_engine::inspect::find_logs;
 use heddle_engine::{
     AppendError, AppendOrigin, CleanerConfig, CleanupPolicy, Engine, EngineConfig, Log, LogConfig, ReadError,
 };
-use heddle_io::sim::{Effect, Fault, OperationKind};
+use heddle_io::sim::{Effect, Fault, OperationKind, Simulator};
 use heddle_io::{Io, Lease};
 use heddle_record::{
     BatchBuilder, BatchHeader, BatchOptions, Batches, Compression, ProducerEpoch, ProducerId, Sequence, Timestamp,
@@ -492,6 +492,51 @@ fn a_log_with_more_keys_than_memory_takes_several_passes() {
         let (after, _) = everything(&io, &log).await;
         assert_eq!(latest(&before), latest(&after));
     });
+}
+
+/// A pass notes that it is about to change an idle log, and a checkpoint that begins meanwhile still finds the log idle, so
+/// that the note is void when it is written: what is appended next must be found by the next start all the same.
+#[test]
+fn a_note_that_a_checkpoint_has_overtaken_is_written_again() {
+    let simulator = Simulator::new(8);
+    let host = simulator.host("broker");
+    let config = || EngineConfig { checkpoint_busy_for: Duration::ZERO, ..EngineConfig::default() };
+    let io = host.start_core();
+    let (life_io, disk) = (io.clone(), host.clone());
+    let life = async move {
+        let (io, host) = (life_io, disk);
+        let engine = open_engine(&io, Path::new("/data"), config()).await;
+        let table = engine.open_log(name("table", 0), compacted()).await.unwrap();
+        for number in 0..20 {
+            put(&table, "k", Some(&format!("{number} {}", "v".repeat(200)))).await;
+        }
+        seal(&table).await;
+        io.sleep(Duration::from_secs(1)).await;
+        engine.checkpoint().await.unwrap();
+        // A new log needs no note, and has the next checkpoint begin.
+        let other = engine.open_log(name("other", 0), LogConfig::default()).await.unwrap();
+        commit(&other, batch(1, 10)).await;
+        host.plant(Fault::next(OperationKind::Flush, Effect::Hang(Duration::from_secs(5))).on_path("touched"));
+        let cleaner = engine.clone();
+        let compacting = io.spawn(async move { cleaner.compact().await.unwrap() });
+        io.sleep(Duration::from_secs(1)).await;
+        engine.checkpoint().await.unwrap();
+        assert!(compacting.await.records_removed > 15);
+        put(&table, "k", Some("acknowledged")).await
+    };
+    let last = simulator.run(&io, life).unwrap();
+    host.power_cut();
+    host.restart();
+    let io = host.start_core();
+    let core = io.clone();
+    let start = async move {
+        let io = core;
+        let engine = open_engine(&io, Path::new("/data"), config()).await;
+        let table = engine.open_log(name("table", 0), compacted()).await.unwrap();
+        table.check_invariants();
+        assert_eq!(table.offsets().log_end.get(), last + 1);
+    };
+    simulator.run(&io, start).unwrap();
 }
 
 /// A log whose newest segment is not on the disk yet when the cleaner comes by is compacted a few rounds later at most.
