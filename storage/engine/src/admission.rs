@@ -1,18 +1,20 @@
 //! What a batch must pass before it gets an offset: validation, the topic's bounds, its codec.
 //!
 //! A pure function of the batch, the settings and the time; it never looks at the log. A batch is decompressed only if
-//! something needs the records, and then under a cap on the output.
+//! something needs the records, and then under a cap on the output. What takes longer than a core may be held up is said to,
+//! and left to a helper thread (`opening.rs`).
 
 use std::borrow::Cow;
 
 use heddle_io::Lease;
 use heddle_record::{
     BatchBuilder, BatchError, BatchHeader, Compression, CompressionError, HEADER_LEN, LeaderEpoch, Offset, Origin,
-    RawHeader, RecordBatch, Timestamp, TimestampType, decompress, validate, validate_header,
+    RawHeader, RecordBatch, Timestamp, TimestampType, validate, validate_header,
 };
 
 use crate::config::{LogConfig, StoredCompression};
 use crate::error::AppendError;
+use crate::opening::{Effort, open_body};
 use crate::producer_state::Claim;
 use crate::record_faults::Terms;
 
@@ -86,17 +88,33 @@ pub(crate) fn admit_header(
     is_plain.then(|| Admitted::of(RawHeader::ahead_of(bytes, len - HEADER_LEN), &header))
 }
 
+/// Why a batch was not admitted.
+#[derive(Debug)]
+pub(crate) enum NotAdmitted {
+    /// The log does not take it.
+    Refused(AppendError),
+    /// To say so would take more than [`Effort::Little`].
+    TakesLong,
+}
+
+impl<E: Into<AppendError>> From<E> for NotAdmitted {
+    fn from(refused: E) -> NotAdmitted {
+        NotAdmitted::Refused(refused.into())
+    }
+}
+
 /// Checks the batch in `bytes` and brings it into the form in which it is stored: its header and its body.
 ///
 /// # Errors
-/// Everything in [`AppendError`] that depends on the batch alone.
+/// Everything in [`AppendError`] that depends on the batch alone. [`NotAdmitted::TakesLong`] where the effort is little.
 pub(crate) fn admit(
     bytes: &Lease,
     origin: AppendOrigin,
     config: &LogConfig,
     now: Timestamp,
     decompressed_bytes_max: usize,
-) -> Result<(Admitted, Lease), AppendError> {
+    effort: Effort,
+) -> Result<(Admitted, Lease), NotAdmitted> {
     if origin == AppendOrigin::Broker {
         let batch = validate(bytes, Origin::Log)?;
         check_segment(bytes.len(), config)?;
@@ -105,15 +123,16 @@ pub(crate) fn admit(
     check_size(bytes.len(), config)?;
     let batch = validate(bytes, Origin::Producer)?;
     if batch.is_transactional() {
-        return Err(AppendError::InvalidTxnState);
+        return Err(AppendError::InvalidTxnState.into());
     }
     let (mut admitted, body) = Admitted::of_batch(&batch, bytes);
-    let mut records = Records { batch: &batch, output_max: decompressed_bytes_max, body: None };
     let terms = Terms::of(config, now);
     let target = match config.compression {
         StoredCompression::Codec { codec, level } if batch.compression() != Some(codec) => Some((codec, level)),
         _ => None,
     };
+    let effort = if target.is_some() { effort.to_recompress() } else { effort };
+    let mut records = Records { batch: &batch, output_max: decompressed_bytes_max, effort, body: None };
     if target.is_some() || must_be_looked_into(batch.header(), config, &terms) {
         let newest = terms.check(&batch, records.body()?)?;
         if !batch.max_timestamp_is_plausible() || batch.max_timestamp() < Timestamp::NONE {
@@ -154,13 +173,15 @@ fn check_segment(size: usize, config: &LogConfig) -> Result<(), AppendError> {
 struct Records<'a> {
     batch: &'a RecordBatch<'a>,
     output_max: usize,
+    effort: Effort,
     body: Option<Cow<'a, [u8]>>,
 }
 
 impl Records<'_> {
-    fn body(&mut self) -> Result<&[u8], AppendError> {
+    fn body(&mut self) -> Result<&[u8], NotAdmitted> {
         if self.body.is_none() {
-            let body = decompressed_body(self.batch, self.output_max).map_err(|error| match error {
+            let body = open_body(self.batch, self.output_max, self.effort).ok_or(NotAdmitted::TakesLong)?;
+            let body = body.map_err(|error| match error {
                 CompressionError::OutputTooLarge { .. } => {
                     AppendError::InvalidRecord { reason: "too large when decompressed" }
                 }
@@ -172,32 +193,13 @@ impl Records<'_> {
     }
 }
 
-/// The body of a batch, decompressed if it is compressed.
-///
-/// # Errors
-/// [`CompressionError`], [`CompressionError::OutputTooLarge`] beyond `output_max` bytes.
-pub(crate) fn decompressed_body<'a>(
-    batch: &RecordBatch<'a>,
-    output_max: usize,
-) -> Result<Cow<'a, [u8]>, CompressionError> {
-    match batch.compression() {
-        Some(Compression::None) => Ok(batch.body().into()),
-        Some(codec) => {
-            let mut body = Vec::new();
-            decompress(codec, batch.body(), output_max, &mut body)?;
-            Ok(body.into())
-        }
-        None => Err(CompressionError::Corrupt { what: "unknown codec" }),
-    }
-}
-
 /// The same records under another codec.
 fn recompress(
     records: &mut Records<'_>,
     header: &RawHeader,
     codec: Compression,
     level: Option<i32>,
-) -> Result<Lease, AppendError> {
+) -> Result<Lease, NotAdmitted> {
     const UNREADABLE: AppendError = AppendError::InvalidRecord { reason: "a record cannot be read" };
     let batch = records.batch;
     let body = records.body()?;

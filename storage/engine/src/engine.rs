@@ -64,6 +64,8 @@ pub(crate) struct Core {
     /// Told when pending bytes were written.
     pub(crate) drained: Notify,
     pub(crate) flush_permits: Semaphore,
+    /// Who has it may use a helper thread for work that would hold up the core.
+    pub(crate) helper: Semaphore,
     /// Where the headers of batches wait to be written, on the buffered device.
     headers: RefCell<AppendBuffer>,
     /// Files that are held open because they have bytes that were not flushed.
@@ -151,6 +153,7 @@ impl Engine {
             files: FileTable::new(config.open_files_max),
             pending_bytes: Cell::new(0),
             drained: Notify::new(),
+            helper: Semaphore::new(1),
             flush_permits: Semaphore::new(config.flushes_in_flight_max.max(1)),
             headers: RefCell::new(AppendBuffer::with_capacity(HEADERS_BYTES)),
             dirty_files: Cell::new(0),

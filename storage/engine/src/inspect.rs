@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use heddle_io::{EntryKind, Io, OpenOptions};
 use heddle_record::{LogId, Offset, Origin, RecordBatch, Timestamp};
 
-use crate::admission::decompressed_body;
 use crate::archive::Age;
 use crate::checkpoint::read_checkpoint;
 use crate::compaction::{Manifest, read_manifest};
@@ -17,6 +16,7 @@ use crate::data_dir::read_identity;
 use crate::error::Error;
 use crate::index::{OFFSET_ENTRY_LEN, TIME_ENTRY_LEN, decode_offset_index, decode_time_index};
 use crate::layout::{self, LogName, SegmentFile};
+use crate::opening::decompressed_body;
 use crate::scan::{BatchScan, Continuity, Scanned};
 use crate::snapshot::recovery_point;
 use crate::state::Boundary;

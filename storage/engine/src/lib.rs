@@ -5,8 +5,8 @@
 //!
 //! The tour:
 //! - [`DataDir`]: the directory's lock, format and identity. [`Engine`]: the logs that one core has open.
-//! - [`Log::append`] (`log.rs`) is one function; `admission.rs` checks the batch, `segment.rs` writes it together with its
-//!   neighbours, `flush.rs` makes it durable and acknowledges.
+//! - [`Log::append`] (`log.rs`) is one function; `admission.rs` checks the batch (`opening.rs` opens it, on a helper thread
+//!   where that takes long), `segment.rs` writes it together with its neighbours, `flush.rs` makes it durable and acknowledges.
 //!   [`Log::stage`] (`staged.rs`) is the same for a large batch whose body is received straight into its place.
 //! - [`Log::read`] (`read.rs`) answers with ranges of files; [`Log::offset_for_timestamp`] (`times.rs`) looks by time.
 //! - `recovery.rs` finds the end of a log after a crash, from what `checkpoint.rs` stored (`snapshot.rs` is one log's part,
@@ -41,6 +41,7 @@ pub mod index;
 pub mod inspect;
 pub mod layout;
 mod log;
+mod opening;
 pub mod producer_state;
 mod read;
 mod record_faults;

@@ -17,7 +17,7 @@ use heddle_record::{
     TimestampType, validate,
 };
 
-use crate::admission::admit;
+use crate::admission::{Admitted, NotAdmitted, admit};
 use crate::compaction::Compaction;
 use crate::config::LogConfig;
 use crate::engine::Core;
@@ -25,6 +25,7 @@ use crate::epoch_cache::EpochEnd;
 use crate::error::{AppendError, Error};
 use crate::files::FileKey;
 use crate::layout::{LogName, SegmentFile};
+use crate::opening::Effort;
 use crate::producer_state::{AppendedBatch, Producer};
 use crate::state::{LogOffsets, LogState};
 
@@ -98,11 +99,16 @@ impl Log {
         let config = self.config();
         let now = Timestamp::new(log.core.io.wall_clock());
 
-        // Validate: everything that depends on the batch alone.
-        let (mut batch, body) = admit(&batch, origin, &config, now, log.core.config.decompressed_bytes_max)?;
-
-        // Wait for our turn, and for room in the queue.
-        let _turn = log.turn(batch.len()).await.map_err(AppendError::Offline)?;
+        // Validate: everything that depends on the batch alone. Wait for our turn, and for room in the queue.
+        let opened_max = log.core.config.decompressed_bytes_max;
+        let (mut batch, body, _turn) = match admit(&batch, origin, &config, now, opened_max, Effort::Little) {
+            Ok((admitted, body)) => {
+                let turn = log.turn(admitted.len()).await.map_err(AppendError::Offline)?;
+                (admitted, body, turn)
+            }
+            Err(NotAdmitted::TakesLong) => Box::pin(log.admit_elsewhere(batch, origin, &config, now)).await?,
+            Err(NotAdmitted::Refused(error)) => return Err(error),
+        };
         let mut state = log.state.borrow_mut();
 
         // Check the producer's sequence; what was appended before is answered, not appended.
@@ -333,6 +339,12 @@ impl LogInner {
             Some(turn) => turn,
             None => self.turn.acquire(1).await,
         };
+        self.room(len).await?;
+        Ok(turn)
+    }
+
+    /// The part of [`LogInner::turn`] of who has the turn.
+    async fn room(&self, len: usize) -> Result<(), Error> {
         loop {
             self.offline().map_or(Ok(()), Err)?;
             if !self.core.has_room(self.state.borrow().pending_bytes, len) {
@@ -340,8 +352,29 @@ impl LogInner {
             } else if self.core.device.is_direct() && !self.state.borrow_mut().tail_is_ready() {
                 self.load_last_block().await?;
             } else {
-                return Ok(turn);
+                return Ok(());
             }
+        }
+    }
+
+    /// Admits a batch that would hold up the core. It takes its turn first: what comes after it is behind it in the log.
+    async fn admit_elsewhere(
+        &self,
+        batch: Lease,
+        origin: AppendOrigin,
+        config: &LogConfig,
+        now: Timestamp,
+    ) -> Result<(Admitted, Lease, Permits), AppendError> {
+        let turn = self.turn.acquire(1).await;
+        let (config, opened_max) = (config.clone(), self.core.config.decompressed_bytes_max);
+        let work = move || admit(&batch, origin, &config, now, opened_max, Effort::Any);
+        match self.core.elsewhere(work).await.map_err(AppendError::Offline)? {
+            Ok((admitted, body)) => {
+                self.room(admitted.len()).await.map_err(AppendError::Offline)?;
+                Ok((admitted, body, turn))
+            }
+            Err(NotAdmitted::Refused(error)) => Err(error),
+            Err(NotAdmitted::TakesLong) => unreachable!("no effort is too much"),
         }
     }
 

@@ -5,7 +5,6 @@
 
 use heddle_record::{BatchHeader, LeaderEpoch, Offset, RecordBatch, Timestamp, TimestampType};
 
-use crate::admission::decompressed_body;
 use crate::error::{Error, ReadError};
 use crate::log::{Log, LogInner};
 use crate::scan::{ScannedBatch, time_of_records};
@@ -109,12 +108,13 @@ impl LogInner {
             .io()
             .read_lease(&file, found.position, usize::try_from(found.len).expect("a batch is below 2 GiB"))
             .await?;
-        let exact = RecordBatch::peek(&bytes).ok().and_then(|batch| {
-            let body = decompressed_body(&batch, self.core.config.decompressed_bytes_max).ok()?;
-            Some(first_at_or_after(&batch, &body, timestamp, log_start))
-        });
+        if let Ok(batch) = RecordBatch::peek(&bytes)
+            && let Ok(body) = self.core.open_batch(&batch).await?
+        {
+            return Ok(first_at_or_after(&batch, &body, timestamp, log_start));
+        }
         // What cannot be looked into is answered by its beginning: a consumer that starts there misses nothing.
-        Ok(exact.unwrap_or_else(|| Some(answer(header, header.base_offset.max(log_start), header.max_timestamp))))
+        Ok(Some(answer(header, header.base_offset.max(log_start), header.max_timestamp)))
     }
 }
 

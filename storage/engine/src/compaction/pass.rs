@@ -18,7 +18,7 @@ use std::rc::Rc;
 use heddle_io::OpenOptions;
 use heddle_record::{
     BatchBuilder, BatchHeader, Compression, LeaderEpoch, Offset, RecordBatch, RecordError, RecordKey, RecordKeys,
-    ThinnedBatch, Timestamp, decompress,
+    ThinnedBatch, Timestamp,
 };
 
 use super::dirt::Job;
@@ -27,7 +27,6 @@ use super::pace::Pace;
 use super::rules::{Marker, Rules, Whole};
 use super::survivors::{FullAt, Questions, Survivors};
 use super::target::{Output, Target};
-use crate::admission::decompressed_body;
 use crate::error::Error;
 use crate::layout::SegmentFile;
 use crate::log::LogInner;
@@ -36,7 +35,7 @@ use crate::segment::Segment;
 
 /// Bytes that are copied, and gathered to be written, at once.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
-/// Compressed bytes of a batch that are worth a helper thread.
+/// Bytes to be compressed that are worth a helper thread.
 const OFF_CORE_BYTES: usize = 16 << 10;
 /// Records that are looked at before the clock is.
 const RECORDS_PER_LOOK: usize = 256;
@@ -321,7 +320,7 @@ impl Pass<'_> {
     async fn judge(&mut self, source: Source, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
         let header = batch.header();
         if header.attributes.is_control() {
-            return self.judge_marker(batch, rules);
+            return self.judge_marker(batch, rules).await;
         }
         let fate = self.judge_data(source, batch, rules).await?;
         if header.attributes.is_transactional() && fate.leaves_records(header) {
@@ -331,7 +330,7 @@ impl Pass<'_> {
     }
 
     /// The marker that ends a transaction goes a while after the last data of the transaction has gone (case 51).
-    fn judge_marker(&mut self, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
+    async fn judge_marker(&mut self, batch: &RecordBatch<'_>, rules: &Rules) -> Result<Fate, Error> {
         let header = batch.header();
         let has_data = self.transactions.remove(&header.producer_id.get());
         // A pass over a few segments has not seen the data before them.
@@ -341,8 +340,7 @@ impl Pass<'_> {
             Marker::Goes => Ok(emptied(header, rules)),
             Marker::GoesAfter(horizon) => {
                 let mut builder = BatchBuilder::compact(header, Some(horizon));
-                let body = decompressed_body(batch, self.log.core.config.decompressed_bytes_max);
-                let body = body.map_err(|error| self.log.compaction_damage(header.base_offset, error.to_string()))?;
+                let body = self.body(batch).await?;
                 for record in batch.records_in(&body) {
                     let record =
                         record.map_err(|error| self.log.compaction_damage(header.base_offset, error.to_string()))?;
@@ -471,20 +469,10 @@ impl Pass<'_> {
         self.done.records_removed += u64::try_from(removed).unwrap_or(0);
     }
 
-    /// The records of a batch in the open. What is large and compressed is not worked on here.
+    /// The records of a batch in the open.
     async fn body<'b>(&self, batch: &RecordBatch<'b>) -> Result<Cow<'b, [u8]>, Error> {
-        let output_max = self.log.core.config.decompressed_bytes_max;
-        let unreadable = |reason: String| self.log.compaction_damage(batch.base_offset(), reason);
-        let Some(codec) = batch.compression().filter(|codec| is_heavy(*codec, batch.body().len())) else {
-            return decompressed_body(batch, output_max).map_err(|error| unreadable(error.to_string()));
-        };
-        let compressed = batch.body().to_vec();
-        let work = move || {
-            let mut body = Vec::new();
-            decompress(codec, &compressed, output_max, &mut body).map(|()| body)
-        };
-        let body = self.log.io().run_blocking(work).await?;
-        body.map(Cow::Owned).map_err(|error| unreadable(error.to_string()))
+        let body = self.log.core.open_batch(batch).await?;
+        body.map_err(|error| self.log.compaction_damage(batch.base_offset(), error.to_string()))
     }
 
     async fn built(&self, builder: BatchBuilder) -> Result<Vec<u8>, Error> {
@@ -493,7 +481,7 @@ impl Pass<'_> {
             builder.finish(&mut bytes).map(|_| bytes)
         };
         let built = match builder.is_compressed() && builder.size_uncompressed() > OFF_CORE_BYTES {
-            true => self.log.io().run_blocking(move || finish(builder)).await?,
+            true => self.log.core.elsewhere(move || finish(builder)).await?,
             false => finish(builder),
         };
         built.map_err(|error| self.log.compaction_damage(Offset::NONE, error.to_string()))
@@ -758,10 +746,6 @@ fn keep_some<'a>(
 /// What becomes of a batch of which no record stays.
 fn emptied(header: &BatchHeader, rules: &Rules) -> Fate {
     if rules.keeps_empty(header) { Fate::Becomes(BatchBuilder::emptied(header).to_vec()) } else { Fate::Goes }
-}
-
-fn is_heavy(codec: Compression, len: usize) -> bool {
-    codec != Compression::None && len > OFF_CORE_BYTES
 }
 
 /// The segments with tombstones whose time has come.

@@ -13,6 +13,7 @@ mod full_disk;
 mod harness;
 mod inspect;
 mod log;
+mod opening;
 mod recovery;
 mod retention;
 mod rot;

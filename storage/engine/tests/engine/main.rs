@@ -16,6 +16,7 @@ mod harness;
 mod inspect;
 mod log;
 mod many;
+mod opening;
 mod recovery;
 mod retention;
 mod rot;
