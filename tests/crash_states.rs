@@ -3,7 +3,8 @@
 //! of logs that are compacted meanwhile, in several passes where memory is short, and that retention deletes from.
 //!
 //! `HEDDLE_CRASH_STATES=n` looks at n distinct states for each kind of disk and of log; `./check` asks for 115,000, a million
-//! in all. A failure names the story, the life, the moment and the cut.
+//! in all. `HEDDLE_CRASH_SEED=n` begins with story n, for others than are looked at every time. A failure names the story, the
+//! life, the moment and the cut.
 #![forbid(unsafe_code)]
 
 use heddle_engine::PlantedBug;
@@ -27,17 +28,25 @@ const DIRECT_ONE_FLUSH: FaultModel = FaultModel { direct: true, flush: FlushScop
 const DIRECT_FLUSH_EACH: FaultModel = FaultModel { direct: true, ..BUFFERED };
 const DIRECT_WRITE_THROUGH: FaultModel = FaultModel { cache: DeviceCache::WriteThrough, ..DIRECT_ONE_FLUSH };
 
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|number| number.parse().expect("a number"))
+}
+
 fn states() -> u64 {
-    std::env::var("HEDDLE_CRASH_STATES").ok().and_then(|states| states.parse().ok()).unwrap_or(400)
+    number("HEDDLE_CRASH_STATES").unwrap_or(400)
+}
+
+fn first_story() -> u64 {
+    number("HEDDLE_CRASH_SEED").unwrap_or(0)
 }
 
 fn enumeration(model: FaultModel) -> Enumeration<Life> {
     let life = Life { batches: 3, ..Life::first() };
-    Enumeration { model, claimed: None, life, states: states(), seed: 0 }
+    Enumeration { model, claimed: None, life, states: states(), seed: first_story() }
 }
 
 fn tables(model: FaultModel) -> Enumeration<TableLife> {
-    Enumeration { model, claimed: None, life: TableLife::first(), states: states(), seed: 0 }
+    Enumeration { model, claimed: None, life: TableLife::first(), states: states(), seed: first_story() }
 }
 
 #[expect(clippy::print_stdout, reason = "how much was looked at is worth a line under --nocapture")]
