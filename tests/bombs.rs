@@ -2,7 +2,6 @@
 //! each is refused with INVALID_RECORD, memory stays bounded, and who sends what is sound is served meanwhile.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heddle_protocol::ApiKey;
@@ -123,13 +122,6 @@ fn create(connection: &mut Connection, name: &str, setting: &str) {
     assert!(!answer.line().contains("errorCode"), "{}", answer.line());
 }
 
-/// The most memory that the broker ever had, in KiB.
-fn memory_peak(broker: &Broker) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", broker.id())).expect("the broker runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[test]
 fn bombs_are_refused_and_cost_no_more_than_a_batch_may() {
     let data = tempfile::tempdir().expect("a temporary folder");
@@ -142,7 +134,7 @@ fn bombs_are_refused_and_cost_no_more_than_a_batch_may() {
     create(&mut connection, "others", "");
     let bombs: Vec<_> =
         (0..).zip(bombs()).map(|(number, (what, codec, stream))| (what, batch(number, codec, &stream))).collect();
-    let before = memory_peak(&broker);
+    let before = broker.memory_kib("VmHWM");
     let (address, over) = (broker.address.as_str(), AtomicBool::new(false));
     let served = std::thread::scope(|scope| {
         let other = scope.spawn(|| produce_until(address, &over));
@@ -153,7 +145,7 @@ fn bombs_are_refused_and_cost_no_more_than_a_batch_may() {
         other.join().expect("the other producer is served")
     });
     assert!(served > 0, "nobody else was served");
-    let grown = memory_peak(&broker) - before;
+    let grown = broker.memory_kib("VmHWM") - before;
     assert!(grown < MEMORY_MAX_KIB, "{grown} KiB for {} bombs", bombs.len());
     for (topic, _) in TOPICS {
         for codec in Compression::ALL {

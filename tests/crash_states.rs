@@ -3,7 +3,7 @@
 //! of logs that are compacted meanwhile, in several passes where memory is short, and that retention deletes from.
 //!
 //! `HEDDLE_CRASH_STATES=n` looks at n distinct states for each kind of disk and of log; `./check` asks for 115,000, a million
-//! in all. `HEDDLE_CRASH_SEED=n` begins with story n, for others than are looked at every time. A failure names the story, the
+//! in all. `HEDDLE_CRASH_STORY=n` begins with story n, for others than are looked at every time. A failure names the story, the
 //! life, the moment and the cut.
 #![forbid(unsafe_code)]
 
@@ -37,7 +37,7 @@ fn states() -> u64 {
 }
 
 fn first_story() -> u64 {
-    number("HEDDLE_CRASH_SEED").unwrap_or(0)
+    number("HEDDLE_CRASH_STORY").unwrap_or(0)
 }
 
 fn enumeration(model: FaultModel) -> Enumeration<Life> {

@@ -258,13 +258,6 @@ fn kill_nine_in_each_phase_leaves_what_was_committed() {
     broker.stop();
 }
 
-/// Kilobytes of memory that the process has.
-fn resident_kib(broker: &Broker) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.id())).expect("the process is there");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel says");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
 /// 2,000 members join, and never come back: other groups do not notice, and memory stays bounded.
 #[test]
 fn a_storm_of_members_that_never_sync_disturbs_nobody() {
@@ -278,7 +271,7 @@ fn a_storm_of_members_that_never_sync_disturbs_nobody() {
         "{{groupId: calm, generationId: 1, memberId: {id:?}, assignments: [{{memberId: {id:?}, assignment: b\"all\"}}]}}"
     );
     ok(calm.call(ApiKey::SyncGroup, 3, &sync).expect("an answer")).expect("the group is stable");
-    let before = resident_kib(&broker);
+    let before = broker.memory_kib("VmRSS");
     let members = if thorough() { 2_000 } else { 400 };
     let mut storm: Vec<Connection> = Vec::new();
     for _ in 0..members {
@@ -299,7 +292,7 @@ fn a_storm_of_members_that_never_sync_disturbs_nobody() {
     assert_eq!(text(&answer, "topics.0.partitions.0.errorCode"), "");
     let listed = calm.call(ApiKey::ListGroups, 2, "{}").expect("an answer");
     assert_eq!(list(&listed, "groups").len(), 2, "{}", listed.line());
-    let grown = resident_kib(&broker).saturating_sub(before);
+    let grown = broker.memory_kib("VmRSS").saturating_sub(before);
     assert!(grown < 200 * 1024, "{members} members cost {grown} KiB");
     drop(storm);
     insist("the storm is over", || {

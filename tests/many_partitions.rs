@@ -108,16 +108,12 @@ fn count(broker: &Broker) -> i64 {
 }
 
 /// KiB of memory that the process has, and the processor time that it has used.
-fn resident_and_busy(broker: &Broker) -> (i64, Duration) {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", broker.id())).expect("it runs");
-    let status = read("status");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is counted");
-    let resident = resident.trim().trim_end_matches("kB").trim().parse().expect("a number");
-    let stat = read("stat");
+fn resident_and_busy(broker: &Broker) -> (u64, Duration) {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", broker.id())).expect("it runs");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name in brackets").1.split_whitespace().collect();
     // User and system time, in hundredths of a second.
     let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-    (resident, Duration::from_millis(10 * ticks))
+    (broker.memory_kib("VmRSS"), Duration::from_millis(10 * ticks))
 }
 
 #[expect(clippy::print_stdout, reason = "what it measured is what it is run for")]

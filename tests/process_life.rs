@@ -246,9 +246,7 @@ fn a_truncated_frame_holds_up_nobody() {
         })
         .collect();
     assert_serves(&broker);
-    let status = fs::read_to_string(format!("/proc/{}/status", broker.id())).expect("the process is there");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
-    let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    let kilobytes = broker.memory_kib("VmRSS");
     assert!(kilobytes < 200 << 10, "50 declared frames of 99 MiB took {kilobytes} kB");
     drop(slow);
     broker.stop();

@@ -103,6 +103,17 @@ impl Broker {
         self.child.id()
     }
 
+    /// Memory of the process in KiB, as `field` of `/proc/PID/status` counts it: `VmRSS` what it has, `VmHWM` the most that it had.
+    ///
+    /// # Panics
+    /// If the process is gone, or Linux counts no such thing.
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process is there");
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        let (_, amount) = lines.find(|(name, _)| *name == field).expect("Linux counts it");
+        amount.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// `kill -9`, and waits until the process is gone.
     pub fn kill(mut self) {
         self.child.kill().expect("the process is ours");

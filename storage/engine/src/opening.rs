@@ -15,8 +15,8 @@ use crate::error::Error;
 const PACKED_HERE_MAX: usize = 16 << 10;
 /// What these come to at most: a fraction of a millisecond in every codec.
 const OPENED_HERE_MAX: usize = 256 << 10;
-/// What is compressed again comes to this at most: that takes ten times as long, and more where a topic asks for it.
-const RECOMPRESSED_HERE_MAX: usize = 16 << 10;
+/// What a core compresses itself comes to this at most: that takes ten times as long, and more where a topic asks for it.
+pub(crate) const COMPRESSED_HERE_MAX: usize = 16 << 10;
 
 /// The work that a batch may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) fn open_body<'a>(
     let (packed_max, opened_max) = match (effort, batch.compression()) {
         (Effort::Any, _) | (Effort::Little, Some(Compression::None)) => (usize::MAX, output_max),
         (Effort::Little, _) => (PACKED_HERE_MAX, OPENED_HERE_MAX.min(output_max)),
-        (Effort::LittleToRecompress, _) => (RECOMPRESSED_HERE_MAX, RECOMPRESSED_HERE_MAX.min(output_max)),
+        (Effort::LittleToRecompress, _) => (COMPRESSED_HERE_MAX, COMPRESSED_HERE_MAX.min(output_max)),
     };
     if batch.body().len() > packed_max {
         return None;

@@ -30,13 +30,12 @@ use super::target::{Output, Target};
 use crate::error::Error;
 use crate::layout::SegmentFile;
 use crate::log::LogInner;
+use crate::opening::COMPRESSED_HERE_MAX;
 use crate::scan::{BatchScan, Continuity, Scanned};
 use crate::segment::Segment;
 
 /// Bytes that are copied, and gathered to be written, at once.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes to be compressed that are worth a helper thread.
-const OFF_CORE_BYTES: usize = 16 << 10;
 /// Records that are looked at before the clock is.
 const RECORDS_PER_LOOK: usize = 256;
 /// A segment may grow when a delete horizon takes the place of its timestamps; it never gets here.
@@ -480,7 +479,7 @@ impl Pass<'_> {
             let mut bytes = Vec::new();
             builder.finish(&mut bytes).map(|_| bytes)
         };
-        let built = match builder.is_compressed() && builder.size_uncompressed() > OFF_CORE_BYTES {
+        let built = match builder.is_compressed() && builder.size_uncompressed() > COMPRESSED_HERE_MAX {
             true => self.log.core.elsewhere(move || finish(builder)).await?,
             false => finish(builder),
         };

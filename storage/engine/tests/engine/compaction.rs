@@ -498,13 +498,10 @@ fn a_log_with_more_keys_than_memory_takes_several_passes() {
 /// that the note is void when it is written: what is appended next must be found by the next start all the same.
 #[test]
 fn a_note_that_a_checkpoint_has_overtaken_is_written_again() {
-    let simulator = Simulator::new(8);
-    let host = simulator.host("broker");
+    let host = Simulator::new(8).host("broker");
     let config = || EngineConfig { checkpoint_busy_for: Duration::ZERO, ..EngineConfig::default() };
-    let io = host.start_core();
-    let (life_io, disk) = (io.clone(), host.clone());
-    let life = async move {
-        let (io, host) = (life_io, disk);
+    let disk = host.clone();
+    let last = live(&host, |io| async move {
         let engine = open_engine(&io, Path::new("/data"), config()).await;
         let table = engine.open_log(name("table", 0), compacted()).await.unwrap();
         for number in 0..20 {
@@ -516,27 +513,20 @@ fn a_note_that_a_checkpoint_has_overtaken_is_written_again() {
         // A new log needs no note, and has the next checkpoint begin.
         let other = engine.open_log(name("other", 0), LogConfig::default()).await.unwrap();
         commit(&other, batch(1, 10)).await;
-        host.plant(Fault::next(OperationKind::Flush, Effect::Hang(Duration::from_secs(5))).on_path("touched"));
+        disk.plant(Fault::next(OperationKind::Flush, Effect::Hang(Duration::from_secs(5))).on_path("touched"));
         let cleaner = engine.clone();
         let compacting = io.spawn(async move { cleaner.compact().await.unwrap() });
         io.sleep(Duration::from_secs(1)).await;
         engine.checkpoint().await.unwrap();
         assert!(compacting.await.records_removed > 15);
         put(&table, "k", Some("acknowledged")).await
-    };
-    let last = simulator.run(&io, life).unwrap();
-    host.power_cut();
-    host.restart();
-    let io = host.start_core();
-    let core = io.clone();
-    let start = async move {
-        let io = core;
+    });
+    live(&host, |io| async move {
         let engine = open_engine(&io, Path::new("/data"), config()).await;
         let table = engine.open_log(name("table", 0), compacted()).await.unwrap();
         table.check_invariants();
         assert_eq!(table.offsets().log_end.get(), last + 1);
-    };
-    simulator.run(&io, start).unwrap();
+    });
 }
 
 /// A log whose newest segment is not on the disk yet when the cleaner comes by is compacted a few rounds later at most.
@@ -570,7 +560,6 @@ fn a_log_that_cannot_be_compacted_yet_is_compacted_soon() {
 #[test]
 fn a_compaction_that_the_disk_refuses_leaves_the_log_as_it_was() {
     use OperationKind::{Flush, Metadata, Write};
-    const ENOSPC: i32 = 28;
     for (on, path, errno) in [
         (Write, ".cleaned", ENOSPC),
         (Write, ".cleaned", EIO),

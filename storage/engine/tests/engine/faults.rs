@@ -12,7 +12,6 @@ use heddle_engine::{AppendError, DeviceChoice, Engine, EngineConfig, Error, Log,
 use heddle_io::Io;
 use heddle_io::sim::{Effect, Fault, FaultModel, FlushScope, Host, OperationKind};
 
-const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 /// An append that goes beyond what the direct device has prepared.
 const LARGE_BYTES: usize = 30_000;

@@ -29,8 +29,9 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl Fn(Io) -> F) {
     }
 }
 
-/// The errno of a disk that fails.
+/// The errno of a disk that fails, and of one that is full.
 pub(crate) const EIO: i32 = 5;
+pub(crate) const ENOSPC: i32 = 28;
 /// How soon everybody is answered whom a fault does not hold up.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
@@ -54,6 +55,18 @@ pub(crate) fn simulate_on<F: Future<Output = ()> + 'static>(
     host.set_fault_model(model);
     let io = host.start_core();
     simulator.run(&io, story(io.clone(), host.clone())).unwrap();
+}
+
+/// One life on a simulated host, ended by a power cut; the next begins with what that left.
+pub(crate) fn live<F: Future + 'static>(host: &Host, life: impl FnOnce(Io) -> F) -> F::Output
+where
+    F::Output: 'static,
+{
+    let io = host.start_core();
+    let outcome = host.simulator().run(&io, life(io.clone())).unwrap();
+    host.power_cut();
+    host.restart();
+    outcome
 }
 
 fn has_ring() -> bool {

@@ -67,12 +67,9 @@ async fn delete_all(io: &Io, engine: &Engine) {
     }
 }
 
-/// One life of the host's engine, ended by a power cut.
+/// One life of the host's engine, whose operations are counted.
 fn live<F: Future<Output = ()> + 'static>(host: &Host, life: impl FnOnce(Io, Operations) -> F) {
-    let io = host.start_core();
-    host.simulator().run(&io, life(io.clone(), Operations::of(host))).unwrap();
-    host.power_cut();
-    host.restart();
+    crate::harness::live(host, |io| life(io, Operations::of(host)));
 }
 
 fn config() -> EngineConfig {
