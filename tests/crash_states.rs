@@ -183,3 +183,12 @@ fn a_swap_that_nothing_tells_of_is_found() {
     let broken = (0..60).find_map(|seed| Enumeration { seed, states: 200, ..enumeration.clone() }.run().err());
     broken.expect("the bug is found");
 }
+
+/// A kill between the file that tells of a swap and its name on the disk, a start that ends the swap, a loss of power.
+#[test]
+fn a_start_tells_of_a_swap_before_it_ends_it() {
+    for seed in [20, 1000] {
+        let story = Enumeration { seed, states: 2_000, ..tables(BUFFERED) };
+        story.run().unwrap_or_else(|broken| panic!("{broken}"));
+    }
+}

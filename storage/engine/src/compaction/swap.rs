@@ -9,6 +9,7 @@
 //!
 //! Owns these steps, and their end at the next start where a cut came between 2 and 4: whatever the checkpoint says of the
 //! segments, before or after, is corrected by the manifest. A `.cleaned` file that the manifest does not name is a leftover.
+//! After a kill in step 2 the manifest may be in the page cache only: the start flushes its name before it goes on.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -161,10 +162,17 @@ pub(crate) async fn finish_swaps(
     cleaned: &[(Offset, u64)],
 ) -> Result<(), Error> {
     let mut changed = !cleaned.is_empty();
-    for (base, generation) in cleaned {
+    let find = |(base, generation): &(Offset, u64)| {
+        manifest.segments.iter().find(|put| (put.base, put.generation) == (*base, *generation))
+    };
+    if cleaned.iter().any(|cleaned| find(cleaned).is_some()) {
+        // A kill may have come between the manifest and its name on the disk: what follows must not outlive it.
+        core.io.sync_dir(path).await?;
+    }
+    for cleaned in cleaned {
+        let (base, generation) = cleaned;
         let from = path.join(cleaned_file(*base, *generation));
-        let counts = manifest.segments.iter().find(|put| (put.base, put.generation) == (*base, *generation));
-        match counts {
+        match find(cleaned) {
             Some(put) => {
                 tracing::info!(path = %from.display(), "a rewritten segment takes its place");
                 remove_indexes(core, path, *base).await?;
