@@ -78,7 +78,11 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
             }
             resumed
         }
-        None => recovery.scan_all().await,
+        None => match recovery.scan_all().await {
+            // A kill may have come between the directory and its name on the disk.
+            Ok(state) => core.sync_names(None).await.map(|()| state),
+            Err(error) => Err(error),
+        },
     };
     if let Err(error) = &opened {
         core.dir.note_failure(error);

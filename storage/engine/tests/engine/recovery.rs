@@ -3,10 +3,12 @@
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::harness::*;
 use heddle_engine::{EngineConfig, Error, Log, LogConfig};
 use heddle_io::Io;
+use heddle_io::sim::{Effect, Fault, FaultModel, Metadata, OperationKind, Simulator};
 use heddle_record::{Compression, LeaderEpoch};
 
 /// Appends `count` batches of one record.
@@ -369,6 +371,34 @@ fn misleading(len: usize) -> Vec<u8> {
         .flat_map(|n| [(n).to_be_bytes(), (n * 100).to_be_bytes()].concat())
         .chain(vec![0; len % 8])
         .collect()
+}
+
+/// A kill comes between a log's directory and its name on the disk. The next start finds the log in the page cache: what is
+/// acknowledged then must not go with the directory.
+#[test]
+fn a_log_whose_making_a_kill_has_interrupted_is_durable_once_it_is_open() {
+    for seed in 0..20 {
+        let host = Simulator::new(seed).host("broker");
+        host.set_fault_model(FaultModel { metadata: Metadata::OnlySynced, ..FaultModel::default() });
+        let (disk, io) = (host.clone(), host.start_core());
+        let core = io.clone();
+        let killed = async move {
+            let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+            // First the names in the log's directory are made durable, then its own.
+            disk.plant(Fault::next(OperationKind::SyncDirectory, Effect::Hang(Duration::from_secs(60))).after(1));
+            let making = engine.open_log(name("orders", 0), small_segments());
+            assert!(io.timeout(Duration::from_secs(1), making).await.is_err(), "it hangs");
+        };
+        host.simulator().run(&core, killed).unwrap();
+        host.kill();
+        live(&host, |io| async move {
+            let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+            fill(&engine.open_log(name("orders", 0), small_segments()).await.unwrap(), 3).await;
+        });
+        live(&host, |io| async move {
+            assert_eq!(reopened(&io, Path::new("/data")).await.unwrap(), singles(3), "seed {seed}");
+        });
+    }
 }
 
 #[test]
