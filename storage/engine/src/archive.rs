@@ -64,7 +64,8 @@ pub(crate) struct SegmentSnapshot {
     /// Entries in the index files.
     pub(crate) offset_entries: u32,
     pub(crate) time_entries: u32,
-    /// Bytes of batches behind the last offset entry, and the timestamp of the last time entry.
+    /// Bytes of batches from the last offset entry on, and the timestamp of the last time entry. Of the segment with the recovery
+    /// point more than its size where only the index files tell.
     pub(crate) bytes_since_entry: u64,
     pub(crate) last_time: Option<i64>,
     /// Whether the index files are complete.

@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use heddle_io::sync::{Notify, Semaphore};
-use heddle_io::{AppendBuffer, EntryKind, File, Io, Lease, Monotonic};
+use heddle_io::{AppendBuffer, EntryKind, Io, Lease, Monotonic};
 use heddle_record::{LogId, Timestamp};
 
 use crate::checkpoint::{Busy, CheckpointTurn, inherited};
@@ -80,6 +80,8 @@ pub(crate) struct Core {
     names: Group<Option<PathBuf>>,
     /// Logs with something on disk that a start has found and that is to become durable.
     found: Group<Found>,
+    /// Logs whose files are looked at at the same time.
+    pub(crate) lookings: Semaphore,
     /// Directories of deleted logs that are removed at the same time.
     removals: Semaphore,
     /// Settings that a log was opened with lately: neighbours share theirs.
@@ -99,8 +101,8 @@ pub(crate) struct Core {
 /// What recovery found of a log and does not know to be durable.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
-    /// Segments with batches behind the recovery point.
-    pub(crate) files: Vec<File>,
+    /// Segments with batches behind the recovery point. Their files are closed meanwhile: there may be thousands.
+    pub(crate) files: Vec<PathBuf>,
     /// The log's directory, if the name of a segment in it is new.
     pub(crate) directory: Option<PathBuf>,
 }
@@ -117,6 +119,11 @@ const IDLE_LOGS_AT_ONCE: usize = 64;
 const UPKEEP_SLEEP_MAX: Duration = Duration::from_secs(60);
 /// The shortest time between two checkpoints that are written because many logs turned busy.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
+/// Logs that a start looks at at the same time. More may be waiting for what was found to become durable, with no file open.
+const LOOKINGS_MAX: usize = 64;
+/// How long what was found in a log waits at most for others that are being looked at, to become durable with it.
+const FOUND_DELAY_MAX: Duration = Duration::from_millis(100);
+const FOUND_PAUSE: Duration = Duration::from_millis(1);
 /// Directories of deleted logs that a core removes at the same time.
 const REMOVALS_MAX: usize = 2;
 /// How long the directory of a deleted log waits at most for the names of others to be synced.
@@ -164,6 +171,7 @@ impl Engine {
             meters: Meters::default(),
             names: Group::new(),
             found: Group::new(),
+            lookings: Semaphore::new(LOOKINGS_MAX),
             removals: Semaphore::new(REMOVALS_MAX),
             last_config: RefCell::default(),
             producer_id_expiration: Cell::new(config.producer_id_expiration),
@@ -551,11 +559,19 @@ impl Core {
             return Ok(());
         }
         let sync = async |all: Vec<Found>| {
-            let files: Vec<File> = all.iter().flat_map(|found| found.files.iter().cloned()).collect();
+            let files: Vec<PathBuf> = all.iter().flat_map(|found| found.files.iter().cloned()).collect();
             let directories: Vec<PathBuf> = all.into_iter().filter_map(|found| found.directory).collect();
             Ok(self.io.sync_many(self.dir.path(), &files, &directories).await?)
         };
-        self.found.join(found, sync).await
+        self.found.join_after(found, async || self.looked_at_all().await, sync).await
+    }
+
+    /// Waits until no log is being looked at, but not for long: the flush for what was found in others serves it too.
+    async fn looked_at_all(&self) {
+        let deadline = self.io.now() + FOUND_DELAY_MAX;
+        while self.lookings.available() < LOOKINGS_MAX && self.io.now() < deadline {
+            self.io.sleep(FOUND_PAUSE).await;
+        }
     }
 
     /// The settings, shared with the log that was opened before if they are the same.

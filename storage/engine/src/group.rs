@@ -42,12 +42,26 @@ impl<T: Clone> Group<T> {
     /// # Errors
     /// The act's, for everybody who shared it.
     pub(crate) async fn join(&self, item: T, act: impl AsyncFnOnce(Vec<T>) -> Result<(), Error>) -> Result<(), Error> {
+        self.join_after(item, async || {}, act).await
+    }
+
+    /// The same, but those who come while `gathering` lasts share the act as well.
+    ///
+    /// # Errors
+    /// The act's, for everybody who shared it.
+    pub(crate) async fn join_after(
+        &self,
+        item: T,
+        gathering: impl AsyncFnOnce(),
+        act: impl AsyncFnOnce(Vec<T>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let batch = Rc::clone(&self.forming.borrow());
         batch.items.borrow_mut().push(item);
         let _turn = self.turn.acquire(1).await;
         if let Some(outcome) = batch.outcome.get() {
             return outcome.clone();
         }
+        gathering().await;
         if Rc::ptr_eq(&batch, &self.forming.borrow()) {
             *self.forming.borrow_mut() = Rc::default();
         }

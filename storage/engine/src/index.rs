@@ -146,6 +146,8 @@ pub struct IndexBuilder {
     pub(crate) offsets_in_file: u32,
     /// Entries in the time index file.
     pub(crate) times_in_file: u32,
+    /// A checkpoint says what the files have; nobody has looked.
+    pub(crate) is_believed: bool,
 }
 
 impl IndexBuilder {
@@ -171,7 +173,16 @@ impl IndexBuilder {
         last_time: Option<Timestamp>,
         bytes_since_entry: u64,
     ) -> Self {
-        IndexBuilder { bytes_since_entry, max, last_time, offsets_in_file, times_in_file, ..IndexBuilder::default() }
+        let is_believed = offsets_in_file > 0 || times_in_file > 0;
+        IndexBuilder {
+            bytes_since_entry,
+            max,
+            last_time,
+            offsets_in_file,
+            times_in_file,
+            is_believed,
+            ..IndexBuilder::default()
+        }
     }
 
     /// The indexes of a sealed segment whose files are complete.
@@ -231,6 +242,15 @@ impl IndexBuilder {
     /// Bytes of batches since the last offset entry.
     pub fn bytes_since_entry(&self) -> u64 {
         self.bytes_since_entry
+    }
+
+    /// Bytes from the last batch that has an entry in the offset index file to `end`, where a batch ends, in a segment whose
+    /// batches take `size` bytes; the whole of it if none has. `None` if the files do not have every entry up to there, or
+    /// have one behind.
+    pub fn bytes_from_last_in_file(&self, size: u64, end: u64) -> Option<u64> {
+        let is_in_file = self.pending_offsets.is_empty() && self.pending_times.is_empty();
+        let last = size.checked_sub(self.bytes_since_entry).filter(|_| is_in_file)?;
+        end.checked_sub(last).filter(|bytes| *bytes > 0 || end == 0)
     }
 
     /// Offset entries, in the file or not.
@@ -316,6 +336,22 @@ mod tests {
         assert_eq!(times(&index), [(30, 1002), (40, 1007)]);
         assert_eq!(index.pending_floor(Offset::new(1005)).unwrap().position, 300);
         assert_eq!(index.pending_floor(Offset::new(1002)), None);
+    }
+
+    #[test]
+    fn what_the_files_have_is_known_while_nothing_waits_to_be_written() {
+        let mut index = IndexBuilder::default();
+        assert_eq!(index.bytes_from_last_in_file(0, 0), Some(0));
+        index.note(batch(0, 1000, 10), 150);
+        index.note(batch(100, 1001, 20), 150);
+        assert_eq!(index.bytes_from_last_in_file(200, 100), Some(100), "none has an entry");
+        index.note(batch(200, 1002, 30), 150);
+        assert_eq!(index.bytes_from_last_in_file(300, 300), None, "the entry waits");
+        index = IndexBuilder::restore(1, 1, index.max(), index.last_time(), index.bytes_since_entry());
+        index.note(batch(300, 1003, 40), 150);
+        assert_eq!(index.bytes_from_last_in_file(400, 400), Some(200));
+        assert_eq!(index.bytes_from_last_in_file(400, 300), Some(100));
+        assert_eq!(index.bytes_from_last_in_file(400, 200), None, "the entry is of a batch behind");
     }
 
     #[test]

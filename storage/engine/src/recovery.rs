@@ -11,10 +11,11 @@
 //!   last batch read
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use heddle_io::{EntryKind, File, Io, OpenOptions};
+use heddle_io::sync::Permits;
+use heddle_io::{EntryKind, File, Hold, Io, Lease, OpenOptions};
 use heddle_record::{LeaderEpoch, Offset, RecordBatch, Timestamp};
 
 use crate::archive::{LogSnapshot, SegmentSnapshot, StoredLog};
@@ -39,6 +40,9 @@ const INDEX_INTERVAL_BYTES: u32 = 4096;
 /// Bytes of prepared space that recovery looks at at once.
 const ZERO_READ_BYTES: u64 = 1 << 20;
 
+/// Bytes of a segment that are read when it is opened: what most logs have got since the last checkpoint.
+const FIRST_READ_BYTES: usize = 64 << 10;
+
 /// Opens the log in the directory at `path`, or makes it there, durably.
 ///
 /// # Errors
@@ -61,14 +65,16 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
     if let (Some(saved), Some(StoredLog { active: false, .. })) = (&saved, &stored) {
         return Ok(snapshot::restore(saved));
     }
+    let turn = core.lookings.acquire(1).await;
     let (files, manifest) = find_segments(core, name, path).await?;
     if files.is_empty() && saved.is_none() {
+        drop(turn);
         // The directory survived a crash that the first segment's name did not.
         return create(core, path).await;
     }
     let may_have_lost_checkpoint = lost && saved.is_none();
-    let gaps_end = manifest.gaps_end();
-    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes: false, gaps_end };
+    let recovery =
+        Recovery { may_have_lost_checkpoint, turn: Some(turn), ..Recovery::of(core, name, path, files, &manifest) };
     let opened = match saved {
         Some(saved) => {
             let vouched_for = snapshot::recovery_point(&saved).segment;
@@ -104,8 +110,7 @@ fn missing_directory(name: &LogName, path: &Path) -> Error {
 /// As [`open_or_create`].
 pub(crate) async fn reopen(core: &Core, name: &LogName, path: &Path, flushed: &LogSnapshot) -> Result<LogState, Error> {
     let (files, manifest) = find_segments(core, name, path).await?;
-    let gaps_end = manifest.gaps_end();
-    let recovery = Recovery { core, name, path, files, may_have_lost_checkpoint: false, own_writes: true, gaps_end };
+    let recovery = Recovery { own_writes: true, ..Recovery::of(core, name, path, files, &manifest) };
     let opened = recovery.resume(flushed).await;
     if let Err(error) = &opened {
         core.dir.note_failure(error);
@@ -125,65 +130,127 @@ async fn create(core: &Core, path: &Path) -> Result<LogState, Error> {
     Ok(state)
 }
 
-/// The segments in a log's directory and the lengths of their `.log` files, by base offset, and what compaction has done to
-/// them, brought to its end (case 32). What a crash has left beside them is removed.
-async fn find_segments(core: &Core, name: &LogName, path: &Path) -> Result<(BTreeMap<Offset, u64>, Manifest), Error> {
-    let manifest = read_manifest(&core.io, path).await.inspect_err(|error| {
-        if matches!(error, Error::Damaged { .. }) {
-            tracing::error!(log = %name, %error, "it tells the segments of a compacted log: restore it from a copy or delete the topic");
-        }
-    })?;
-    let (mut files, cleaned) = list_segments(&core.io, path).await?;
-    finish_swaps(core, path, &manifest, &mut files, &cleaned).await?;
-    Ok((files, manifest))
+/// The segments in a log's directory, by base offset, and what compaction has done to them, brought to its end (case 32). What
+/// a crash has left beside them is removed.
+async fn find_segments(core: &Core, name: &LogName, path: &Path) -> Result<(BTreeSet<Offset>, Manifest), Error> {
+    let mut listing = Listing::read(&core.io, path).await?;
+    let manifest = if listing.has_manifest {
+        read_manifest(&core.io, path).await.inspect_err(|error| {
+            if matches!(error, Error::Damaged { .. }) {
+                tracing::error!(log = %name, %error, "it tells the segments of a compacted log: restore it from a copy or delete the topic");
+            }
+        })?
+    } else {
+        Manifest::default()
+    };
+    listing.remove_leftovers(&core.io).await?;
+    finish_swaps(core, path, &manifest, &mut listing.segments, &listing.cleaned).await?;
+    Ok((listing.segments, manifest))
 }
 
-/// The lengths of the `.log` files in a log's directory, and the files of rewritten segments that have not taken their
-/// place. What belongs to no segment is removed, what is foreign is reported (case 46).
-async fn list_segments(io: &Io, path: &Path) -> Result<(BTreeMap<Offset, u64>, Vec<(Offset, u64)>), Error> {
-    let mut segments = BTreeMap::new();
-    let mut others = Vec::new();
-    let mut cleaned = Vec::new();
-    for entry in io.read_dir(path).await? {
-        let full = path.join(&entry.name);
-        match (SegmentFile::parse(&entry.name), entry.kind) {
-            (Some((base_offset, SegmentFile::Log)), EntryKind::File) => {
-                segments.insert(base_offset, io.metadata(&full).await?.len);
+/// What is in a log's directory.
+#[derive(Default)]
+struct Listing {
+    /// The `.log` files.
+    segments: BTreeSet<Offset>,
+    /// The files of rewritten segments that have not taken their place, by base offset and generation.
+    cleaned: Vec<(Offset, u64)>,
+    /// Compaction has told what it did.
+    has_manifest: bool,
+    /// Files that belong to a segment.
+    others: Vec<(Offset, PathBuf)>,
+    /// Files that were not finished.
+    temporary: Vec<PathBuf>,
+}
+
+impl Listing {
+    /// Lists the directory at `path`. What is foreign is reported (case 46).
+    async fn read(io: &Io, path: &Path) -> Result<Listing, Error> {
+        let mut listing = Listing::default();
+        for entry in io.read_dir(path).await? {
+            let full = || path.join(&entry.name);
+            match (SegmentFile::parse(&entry.name), entry.kind) {
+                (Some((base_offset, SegmentFile::Log)), EntryKind::File) => {
+                    listing.segments.insert(base_offset);
+                }
+                (Some((base_offset, _)), EntryKind::File) => listing.others.push((base_offset, full())),
+                (None, EntryKind::File) if entry.name.ends_with(TEMPORARY_SUFFIX) => listing.temporary.push(full()),
+                (None, EntryKind::File) if entry.name == COMPACTION_FILE => listing.has_manifest = true,
+                (None, EntryKind::File) if parse_cleaned(&entry.name).is_some() => {
+                    listing.cleaned.extend(parse_cleaned(&entry.name));
+                }
+                _ => tracing::warn!(path = %full().display(), "not a file of a log; left alone"),
             }
-            (Some((base_offset, _)), EntryKind::File) => others.push((base_offset, full)),
-            (None, EntryKind::File) if entry.name.ends_with(TEMPORARY_SUFFIX) => io.remove_file(&full).await?,
-            (None, EntryKind::File) if entry.name == COMPACTION_FILE => {}
-            (None, EntryKind::File) if parse_cleaned(&entry.name).is_some() => {
-                cleaned.extend(parse_cleaned(&entry.name));
-            }
-            _ => tracing::warn!(path = %full.display(), "not a file of a log; left alone"),
         }
+        Ok(listing)
     }
-    for (base_offset, full) in others {
-        if !segments.contains_key(&base_offset) {
-            io.remove_file(&full).await?;
+
+    /// Removes what belongs to no segment.
+    async fn remove_leftovers(&self, io: &Io) -> Result<(), Error> {
+        let is_left = |(base_offset, _): &&(Offset, PathBuf)| !self.segments.contains(base_offset);
+        let left = self.others.iter().filter(is_left).map(|(_, path)| path);
+        for path in self.temporary.iter().chain(left) {
+            io.remove_file(path).await?;
         }
+        Ok(())
     }
-    Ok((segments, cleaned))
 }
 
 struct Recovery<'a> {
     core: &'a Core,
     name: &'a LogName,
     path: &'a Path,
-    files: BTreeMap<Offset, u64>,
+    /// The segments in the directory.
+    files: BTreeSet<Offset>,
     /// A checkpoint of this log may have existed and cannot be read.
     may_have_lost_checkpoint: bool,
     /// This process wrote the log before, and its writes have ended.
     own_writes: bool,
     /// Below this offset compaction has left gaps between batches and between segments.
     gaps_end: Offset,
+    /// The segment that is looked at.
+    opened: Option<OpenSegment>,
+    /// One of the logs that are looked at at the same time.
+    turn: Option<Permits>,
+}
+
+/// A segment that is looked at: opened once.
+#[derive(Clone)]
+struct OpenSegment {
+    base_offset: Offset,
+    file: File,
+    /// Its length in bytes.
+    len: u64,
+    /// What was read of it.
+    bytes: Lease,
+    /// Where that begins.
+    bytes_at: u64,
+}
+
+impl OpenSegment {
+    /// The bytes from `position` on that were read.
+    fn known_from(&self, position: u64) -> &[u8] {
+        let from = position.checked_sub(self.bytes_at).and_then(|from| usize::try_from(from).ok());
+        from.and_then(|from| self.bytes.get(from..)).unwrap_or_default()
+    }
+
+    fn headers(&self, from: u64, to: u64) -> HeaderScan {
+        HeaderScan::new(self.file.clone(), from, to).knowing(self.bytes.clone(), self.bytes_at)
+    }
+}
+
+impl<'a> Recovery<'a> {
+    fn of(core: &'a Core, name: &'a LogName, path: &'a Path, files: BTreeSet<Offset>, manifest: &Manifest) -> Self {
+        let gaps_end = manifest.gaps_end();
+        let (may_have_lost_checkpoint, own_writes, opened, turn) = (false, false, None, None);
+        Recovery { core, name, path, files, may_have_lost_checkpoint, own_writes, gaps_end, opened, turn }
+    }
 }
 
 impl Recovery<'_> {
     /// Without a snapshot everything is scanned.
     async fn scan_all(mut self) -> Result<LogState, Error> {
-        let start = self.files.keys().next().copied().unwrap_or(Offset::ZERO);
+        let start = self.files.first().copied().unwrap_or(Offset::ZERO);
         let mut state = LogState::empty(start);
         self.scan(&mut state).await?;
         Ok(state)
@@ -221,7 +288,7 @@ impl Recovery<'_> {
     async fn remove_deleted(&mut self, saved: &LogSnapshot) -> Result<(), Error> {
         let first_kept = saved.segments.iter().find(|segment| self.is_kept(saved, segment)).expect("the last is kept");
         let first_kept = Offset::new(first_kept.base_offset);
-        let gone: Vec<Offset> = self.files.range(..first_kept).map(|(base_offset, _)| *base_offset).collect();
+        let gone: Vec<Offset> = self.files.range(..first_kept).copied().collect();
         for base_offset in gone {
             self.remove(base_offset).await?;
         }
@@ -237,11 +304,14 @@ impl Recovery<'_> {
     /// A segment that was complete when the checkpoint was written. Its batches are believed, its length is not.
     async fn sealed_segment(&self, saved: &SegmentSnapshot) -> Result<Segment, Error> {
         let base_offset = Offset::new(saved.base_offset);
-        self.check_length(base_offset, saved.size)?;
+        self.check_is_there(base_offset)?;
+        let len = self.core.io.metadata(&self.file(base_offset)).await?.len;
+        self.check_length(base_offset, len, saved.size)?;
         let mut segment = snapshot::segment(saved);
         segment.index = IndexBuilder::complete(saved.offset_entries, saved.time_entries, snapshot::max_time(saved));
         if !saved.index_complete {
-            let (index, _) = self.index_from_batches(base_offset, saved.size).await?;
+            let file = self.core.io.open(&self.file(base_offset), OpenOptions::read_write()).await?;
+            let (index, _) = self.index_from_batches(file, saved.size).await?;
             segment.index = index;
             segment.index.seal();
         }
@@ -249,52 +319,84 @@ impl Recovery<'_> {
     }
 
     /// The segment with the recovery point: the batch before that point must be there, sound, and end exactly there.
-    async fn last_segment(&self, whole: &LogSnapshot, saved: &SegmentSnapshot) -> Result<Segment, Error> {
+    async fn last_segment(&mut self, whole: &LogSnapshot, saved: &SegmentSnapshot) -> Result<Segment, Error> {
         let base_offset = Offset::new(saved.base_offset);
         let mut segment = snapshot::segment(saved);
-        segment.on_disk = self.files.contains_key(&base_offset);
+        segment.on_disk = self.files.contains(&base_offset);
         segment.entry_synced = segment.on_disk && saved.size > 0;
         if saved.size == 0 {
             return Ok(segment);
         }
-        self.check_length(base_offset, saved.size)?;
-        let offsets = self.read_offset_index(base_offset, saved).await?;
-        let times = self.read_time_index(base_offset, whole, saved).await?;
-        let fits = match (&offsets, &times) {
-            (Some(offsets), Some(_)) => self.names_a_batch(base_offset, offsets.last(), saved.size).await?,
-            _ => false,
+        self.check_is_there(base_offset)?;
+        let last_indexed = snapshot::last_indexed(saved);
+        let opened = self.open(base_offset, last_indexed.unwrap_or(saved.size)).await?;
+        self.check_length(base_offset, opened.len, saved.size)?;
+        let point = snapshot::recovery_point(whole);
+        // The index files are not looked at: who looks something up in them believes no entry without its batch.
+        segment.index = match last_indexed {
+            Some(from) if self.ends_with_a_batch(&opened, from, point).await? => snapshot::believed_index(saved),
+            _ => self.index_of_last_segment(whole, saved, &opened).await?,
         };
-        let last_entry = match (offsets, times) {
-            (Some(offsets), Some(times)) if fits => {
-                segment.index = IndexBuilder::resume(&offsets, &times, snapshot::max_time(saved), saved.size);
-                offsets.last().map_or(0, |entry| u64::from(entry.position))
-            }
-            _ => {
-                tracing::info!(log = %self.name, segment = base_offset.get(), "the index does not fit; writing it again");
-                let (index, last_batch) = self.index_from_batches(base_offset, saved.size).await?;
-                segment.index = index;
-                last_batch
-            }
-        };
-        self.check_last_batch(whole, base_offset, last_entry).await?;
         Ok(segment)
     }
 
-    fn check_length(&self, base_offset: Offset, size: u64) -> Result<(), Error> {
-        match self.files.get(&base_offset) {
-            Some(len) if *len >= size => Ok(()),
-            Some(len) => {
-                Err(self.damaged(base_offset, *len, base_offset, format!("the file ends, {size} bytes were flushed")))
-            }
-            None => Err(self.damaged(base_offset, 0, base_offset, "the file is missing".to_owned())),
+    /// Whether a walk over the batches from `from` on comes to one that is sound and ends at `point`.
+    async fn ends_with_a_batch(&self, opened: &OpenSegment, from: u64, point: Boundary) -> Result<bool, Error> {
+        let headers = opened.headers(from, point.position);
+        match last_batch_misfit(&self.core.io, opened.file.clone(), headers, point).await {
+            Ok(misfit) => Ok(misfit.is_none()),
+            Err(Error::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
+    /// The indexes below the recovery point, from their files if these fit, else from the batches. The batch before the
+    /// recovery point is looked at.
+    async fn index_of_last_segment(
+        &self,
+        whole: &LogSnapshot,
+        saved: &SegmentSnapshot,
+        opened: &OpenSegment,
+    ) -> Result<IndexBuilder, Error> {
+        let base_offset = opened.base_offset;
+        let offsets = self.read_offset_index(base_offset, saved).await?;
+        let times = self.read_time_index(base_offset, whole, saved).await?;
+        let fits = match (&offsets, &times) {
+            (Some(offsets), Some(_)) => self.names_a_batch(opened, offsets.last(), saved.size).await?,
+            _ => false,
+        };
+        let (index, last_entry) = match (offsets, times) {
+            (Some(offsets), Some(times)) if fits => {
+                let index = IndexBuilder::resume(&offsets, &times, snapshot::max_time(saved), saved.size);
+                (index, offsets.last().map_or(0, |entry| u64::from(entry.position)))
+            }
+            _ => {
+                tracing::info!(log = %self.name, segment = base_offset.get(), "the index does not fit; writing it again");
+                self.index_from_batches(opened.file.clone(), saved.size).await?
+            }
+        };
+        self.check_last_batch(whole, opened, last_entry).await?;
+        Ok(index)
+    }
+
+    fn check_is_there(&self, base_offset: Offset) -> Result<(), Error> {
+        if self.files.contains(&base_offset) {
+            return Ok(());
+        }
+        Err(self.damaged(base_offset, 0, base_offset, "the file is missing".to_owned()))
+    }
+
+    fn check_length(&self, base_offset: Offset, len: u64, size: u64) -> Result<(), Error> {
+        if len >= size {
+            return Ok(());
+        }
+        Err(self.damaged(base_offset, len, base_offset, format!("the file ends, {size} bytes were flushed")))
+    }
+
     /// Whether the batch is there that the last index entry names.
-    async fn names_a_batch(&self, segment: Offset, entry: Option<&OffsetEntry>, size: u64) -> Result<bool, Error> {
+    async fn names_a_batch(&self, opened: &OpenSegment, entry: Option<&OffsetEntry>, size: u64) -> Result<bool, Error> {
         let Some(entry) = entry else { return Ok(true) };
-        let mut scan = HeaderScan::new(self.open(segment).await?, u64::from(entry.position), size);
-        match scan.next(&self.core.io).await {
+        match opened.headers(u64::from(entry.position), size).next(&self.core.io).await {
             Ok(batch) => Ok(batch.is_some_and(|batch| batch.header.last_offset() == entry.last_offset)),
             Err(Error::Damaged { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -302,13 +404,12 @@ impl Recovery<'_> {
     }
 
     /// Reads the batch before the recovery point.
-    async fn check_last_batch(&self, saved: &LogSnapshot, segment: Offset, from: u64) -> Result<(), Error> {
+    async fn check_last_batch(&self, saved: &LogSnapshot, opened: &OpenSegment, from: u64) -> Result<(), Error> {
         let point = snapshot::recovery_point(saved);
-        let file = self.open(segment).await?;
-        let headers = HeaderScan::new(file.clone(), from, point.position);
-        match last_batch_misfit(&self.core.io, file, headers, point).await? {
+        let headers = opened.headers(from, point.position);
+        match last_batch_misfit(&self.core.io, opened.file.clone(), headers, point).await? {
             None => Ok(()),
-            Some(found) => Err(self.damaged(segment, found.position, found.expected, found.reason)),
+            Some(found) => Err(self.damaged(opened.base_offset, found.position, found.expected, found.reason)),
         }
     }
 
@@ -358,8 +459,8 @@ impl Recovery<'_> {
     }
 
     /// The indexes of a segment, made from its headers, and the position of its last batch.
-    async fn index_from_batches(&self, base_offset: Offset, size: u64) -> Result<(IndexBuilder, u64), Error> {
-        let mut scan = HeaderScan::new(self.open(base_offset).await?, 0, size);
+    async fn index_from_batches(&self, file: File, size: u64) -> Result<(IndexBuilder, u64), Error> {
+        let mut scan = HeaderScan::new(file, 0, size);
         let mut index = IndexBuilder::default();
         let mut last = 0;
         while let Some(batch) = scan.next(&self.core.io).await? {
@@ -374,34 +475,30 @@ impl Recovery<'_> {
         let mut touched = Vec::new();
         loop {
             let base_offset = state.active().base_offset;
-            if !self.files.contains_key(&base_offset) {
+            if !self.files.contains(&base_offset) {
                 break;
             }
-            let file = self.open(base_offset).await?;
-            if !self.own_writes {
-                self.core.device.wait_for_former_writes(&self.core.io, &file).await?;
-            }
-            let len = self.core.io.len(&file).await?;
-            state.active().on_disk = true;
             let from = state.active().size;
-            let misfit = self.scan_segment(state, &file, len).await?;
+            let opened = self.open(base_offset, from).await?;
+            state.active().on_disk = true;
+            let misfit = self.scan_segment(state, &opened).await?;
             let end = state.active().size;
-            state.space = Some(Space::of_file(base_offset, end, len));
+            state.space = Some(Space::of_file(base_offset, end, opened.len));
             if self.is_continued(state) {
-                self.cut_off_rest(&file, end, len).await?;
+                self.cut_off_rest(&opened, end).await?;
             } else if let Some(reason) = misfit
-                && !self.is_prepared_space(&file, end, len).await?
+                && !self.is_prepared_space(&opened, end).await?
             {
                 self.refuse_damage(state, base_offset, end, &reason)?;
-                self.cut(state, base_offset, &file, len, &reason).await?;
+                self.cut(state, &opened, &reason).await?;
                 break;
             }
             if end > from {
-                touched.push(file);
+                touched.push(self.file(base_offset));
             }
             self.step_over_gap(state);
             let log_end = state.log_end;
-            if !self.files.contains_key(&log_end) || end == 0 {
+            if !self.files.contains(&log_end) || end == 0 {
                 break;
             }
             state.roll();
@@ -415,13 +512,13 @@ impl Recovery<'_> {
     /// left it there is no matter.
     fn is_continued(&self, state: &mut LogState) -> bool {
         let base_offset = state.active().base_offset;
-        state.log_end > base_offset && self.files.contains_key(&state.log_end)
+        state.log_end > base_offset && self.files.contains(&state.log_end)
     }
 
     /// Takes away what a kill has kept from being trimmed. Nothing depends on it: the next start finds it again.
-    async fn cut_off_rest(&self, file: &File, end: u64, len: u64) -> Result<(), Error> {
-        if len > end {
-            self.core.io.set_len(file, end).await?;
+    async fn cut_off_rest(&self, opened: &OpenSegment, end: u64) -> Result<(), Error> {
+        if opened.len > end {
+            self.core.io.set_len(&opened.file, end).await?;
         }
         Ok(())
     }
@@ -430,20 +527,21 @@ impl Recovery<'_> {
     fn step_over_gap(&self, state: &mut LogState) {
         let base_offset = state.active().base_offset;
         let next = self.files.range(base_offset.next()..).next();
-        if let Some((next, _)) = next.filter(|(next, _)| **next <= self.gaps_end) {
+        if let Some(next) = next.filter(|next| **next <= self.gaps_end) {
             state.log_end = state.log_end.max(*next);
         }
     }
 
     /// Adds the batches of the active segment that fit. Returns why the next one does not, if there is one.
-    async fn scan_segment(&self, state: &mut LogState, file: &File, len: u64) -> Result<Option<String>, Error> {
+    async fn scan_segment(&self, state: &mut LogState, opened: &OpenSegment) -> Result<Option<String>, Error> {
         let now = Timestamp::new(self.core.io.wall_clock());
         let epoch =
             state.log_end.checked_add(-1).and_then(|last| state.epochs.epoch_at(last)).unwrap_or(LeaderEpoch::NONE);
         let position = state.active().size;
         let has_gaps = state.active().base_offset < self.gaps_end;
         let rule = if has_gaps { Continuity::Ascending } else { Continuity::Contiguous };
-        let mut scan = BatchScan::new(file.clone(), len, position, state.log_end, epoch, rule);
+        let scan = BatchScan::new(opened.file.clone(), opened.len, position, state.log_end, epoch, rule);
+        let mut scan = scan.knowing(opened.bytes.clone(), opened.bytes_at);
         loop {
             match scan.next(&self.core.io).await? {
                 Scanned::Batch(scanned, batch) => replay(state, &scanned, &batch, now),
@@ -454,15 +552,16 @@ impl Recovery<'_> {
     }
 
     /// Whether nothing but zeros follows the log's end in its file: space that was prepared for it.
-    async fn is_prepared_space(&self, file: &File, end: u64, len: u64) -> Result<bool, Error> {
-        if !self.core.device.is_direct() {
+    async fn is_prepared_space(&self, opened: &OpenSegment, end: u64) -> Result<bool, Error> {
+        let known = opened.known_from(end);
+        if !self.core.device.is_direct() || !is_zeros(known) {
             return Ok(false);
         }
-        let mut position = end;
-        while position < len {
-            let wanted = ZERO_READ_BYTES.min(len - position);
-            let bytes = self.core.io.read_lease(file, position, wanted as usize).await?;
-            if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+        let mut position = end + known.len() as u64;
+        while position < opened.len {
+            let wanted = ZERO_READ_BYTES.min(opened.len - position);
+            let bytes = self.core.io.read_lease(&opened.file, position, wanted as usize).await?;
+            if bytes.is_empty() || !is_zeros(&bytes) {
                 return Ok(false);
             }
             position += bytes.len() as u64;
@@ -480,26 +579,19 @@ impl Recovery<'_> {
     }
 
     /// Ends the log where the first batch that does not fit begins: later segments go first, then the rest of this one.
-    async fn cut(
-        &mut self,
-        state: &mut LogState,
-        base_offset: Offset,
-        file: &File,
-        len: u64,
-        reason: &str,
-    ) -> Result<(), Error> {
-        let end = state.active().size;
+    async fn cut(&mut self, state: &mut LogState, opened: &OpenSegment, reason: &str) -> Result<(), Error> {
+        let (base_offset, end, len) = (opened.base_offset, state.active().size, opened.len);
         tracing::warn!(
             log = %self.name, segment = base_offset.get(), position = end, offset = state.log_end.get(), bytes = len - end, reason,
             "the log ends before its file does; cutting off the rest"
         );
-        let later: Vec<Offset> = self.files.range(base_offset.next()..).map(|(base_offset, _)| *base_offset).collect();
+        let later: Vec<Offset> = self.files.range(base_offset.next()..).copied().collect();
         for segment in later.into_iter().rev() {
             self.remove(segment).await?;
         }
         self.core.io.sync_dir(self.path).await?;
         if self.core.config.planted_bug != PlantedBug::KeepCutTail {
-            self.core.device.truncate(&self.core.io, file, end).await?;
+            self.core.device.truncate(&self.core.io, &opened.file, end).await?;
         }
         state.space = None;
         Ok(())
@@ -508,7 +600,7 @@ impl Recovery<'_> {
     /// Removes segments that do not continue the log: left by a crash in the middle of a cut.
     async fn remove_unreachable(&mut self, state: &mut LogState) -> Result<(), Error> {
         let last = state.active().base_offset;
-        let left: Vec<Offset> = self.files.range(last.next()..).map(|(base_offset, _)| *base_offset).collect();
+        let left: Vec<Offset> = self.files.range(last.next()..).copied().collect();
         if let Some(first) = left.first() {
             self.refuse_damage(
                 state,
@@ -525,7 +617,9 @@ impl Recovery<'_> {
     }
 
     /// Makes durable what the scan found, and everything below it the new recovery point.
-    async fn settle(&self, state: &mut LogState, touched: Vec<File>) -> Result<(), Error> {
+    async fn settle(&mut self, state: &mut LogState, touched: Vec<PathBuf>) -> Result<(), Error> {
+        // Whoever waits for the disk keeps nobody from looking at the next log, and no file open.
+        (self.opened, self.turn) = (None, None);
         let unsynced = state.segments.iter().any(|segment| segment.on_disk && !segment.entry_synced);
         let directory = unsynced.then(|| self.path.to_owned());
         self.core.sync_found(Found { files: touched, directory }).await?;
@@ -541,8 +635,24 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    async fn open(&self, base_offset: Offset) -> Result<File, Error> {
-        Ok(self.core.io.open(&self.file(base_offset), OpenOptions::read_write()).await?)
+    /// Opens a segment, unless it is open, and reads it from `from` on: nothing before nobody writes it any more.
+    async fn open(&mut self, base_offset: Offset, from: u64) -> Result<OpenSegment, Error> {
+        if let Some(opened) = self.opened.as_ref().filter(|opened| opened.base_offset == base_offset) {
+            return Ok(opened.clone());
+        }
+        let (io, path) = (&self.core.io, self.file(base_offset));
+        let hold = (!self.own_writes).then_some(Hold::Alone);
+        let opened = io.open_and_read(&path, OpenOptions::read_write(), hold, from, FIRST_READ_BYTES).await?;
+        let (len, bytes) = match opened.bytes {
+            Some(bytes) => (opened.len, bytes),
+            None => {
+                self.core.device.wait_for_former_writes(io, &opened.file).await?;
+                (io.len(&opened.file).await?, Lease::empty())
+            }
+        };
+        let opened = OpenSegment { base_offset, file: opened.file, len, bytes, bytes_at: from };
+        self.opened = Some(opened.clone());
+        Ok(opened)
     }
 
     fn file(&self, base_offset: Offset) -> PathBuf {
@@ -554,6 +664,12 @@ impl Recovery<'_> {
         tracing::error!(log = %self.name, %error, "flushed records are gone: the log stays offline; restore it from a copy or delete the topic");
         error
     }
+}
+
+fn is_zeros(bytes: &[u8]) -> bool {
+    // Whole words of a block at a time: byte by byte it would take longer than to read them.
+    let (blocks, rest) = bytes.as_chunks::<512>();
+    blocks.iter().all(|block| *block == [0; 512]) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// Puts a batch that was found on disk into the state, as the append did that wrote it.

@@ -69,6 +69,11 @@ impl HeaderScan {
         HeaderScan { tail: Some((tail, segment)), ..self }
     }
 
+    /// Knows the bytes of the file from `at` on already.
+    pub(crate) fn knowing(self, bytes: Lease, at: u64) -> HeaderScan {
+        if at <= self.position { HeaderScan { bytes, bytes_at: at, ..self } } else { self }
+    }
+
     /// The next batch, or `None` at the end.
     ///
     /// # Errors
@@ -146,6 +151,9 @@ pub(crate) async fn last_batch_misfit(
     };
     let (position, expected) = (last.position, last.header.base_offset);
     let mut scan = BatchScan::new(file, end.position, position, expected, LeaderEpoch::NONE, Continuity::Contiguous);
+    if headers.tail.is_none() {
+        scan = scan.knowing(headers.bytes, headers.bytes_at);
+    }
     let reason = match scan.next(io).await? {
         Scanned::Batch(batch, _) if batch.header.next_offset() == end.offset => return Ok(None),
         Scanned::Batch(batch, _) => format!("offset {} follows", batch.header.next_offset()),
@@ -235,6 +243,11 @@ impl BatchScan {
     /// The file was opened for O_DIRECT: whole blocks are read.
     pub(crate) fn direct(self) -> BatchScan {
         BatchScan { is_direct: true, ..self }
+    }
+
+    /// Knows the bytes of the file from `at` on already.
+    pub(crate) fn knowing(self, bytes: Lease, at: u64) -> BatchScan {
+        if at <= self.position { BatchScan { bytes, bytes_at: at, ..self } } else { self }
     }
 
     /// Where the walk stands, in bytes: the end of the last batch that fits.

@@ -83,7 +83,7 @@ impl LogInner {
         let Some((offsets, times, at, sealed)) = self.pending_entries(base_offset) else { return Ok(()) };
         let hold = self.holds(base_offset, SegmentFile::OffsetIndex, at.0).await?
             && self.holds(base_offset, SegmentFile::TimeIndex, at.1).await?;
-        if !hold {
+        if !hold || sealed && !self.are_as_believed(base_offset).await? {
             // A power cut took what was not flushed, and the log was opened without a look at it.
             return self.rebuild_index_locked(base_offset).await;
         }
@@ -123,6 +123,33 @@ impl LogInner {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the index files of a segment have the entries that a checkpoint vouched for: before they count as complete, and
+    /// nobody writes them again, somebody has looked at them. Of one that nobody vouched for it is known.
+    async fn are_as_believed(&self, base_offset: Offset) -> Result<bool, Error> {
+        let believed = self.state.borrow_mut().segment(base_offset).map(|segment| {
+            let index = &segment.index;
+            (index.is_believed, index.offsets_in_file as usize, index.times_in_file as usize)
+        });
+        let Some((true, offsets, times)) = believed else { return Ok(true) };
+        let (kind, len) = (SegmentFile::OffsetIndex, offsets * OFFSET_ENTRY_LEN);
+        let bytes = self.read_index(base_offset, kind, len).await?;
+        if decode_offset_index(&bytes, base_offset).len() != offsets {
+            return Ok(false);
+        }
+        let (kind, len) = (SegmentFile::TimeIndex, times * TIME_ENTRY_LEN);
+        let bytes = self.read_index(base_offset, kind, len).await?;
+        Ok(decode_time_index(&bytes, base_offset).len() == times)
+    }
+
+    /// The first `len` bytes of an index file that is there.
+    async fn read_index(&self, segment: Offset, kind: SegmentFile, len: usize) -> Result<Lease, Error> {
+        if len == 0 {
+            return Ok(Lease::empty());
+        }
+        let file = self.open_file(segment, kind, OpenOptions::read_write()).await?;
+        Ok(self.io().read_lease(&file, 0, len).await?)
     }
 
     /// Writes entries at `position`; an empty file is made where there is nothing to write yet.

@@ -14,6 +14,9 @@ use crate::segment::Segment;
 use crate::space::Space;
 use crate::state::{Boundary, LogState};
 
+/// In place of [`SegmentSnapshot::bytes_since_entry`]: what the index files have is not known without reading them.
+const UNKNOWN: u64 = u64::MAX;
+
 impl LogInner {
     /// The log as it is up to its flushed end, for a checkpoint; and whether its files may have more, now or without
     /// another note. A log is busy if it was appended to since `busy_since`.
@@ -87,13 +90,19 @@ impl LogState {
 fn segment_snapshot(segment: &Segment, state: &LogState) -> SegmentSnapshot {
     let last = segment.base_offset == state.flushed.segment;
     let max = if last { state.flushed_max } else { segment.index.max() };
+    let (size, bytes_since_entry) = if last {
+        let size = state.flushed.position;
+        (size, segment.index.bytes_from_last_in_file(segment.size, size).unwrap_or(UNKNOWN))
+    } else {
+        (segment.size, segment.index.bytes_since_entry())
+    };
     SegmentSnapshot {
         base_offset: segment.base_offset.get(),
-        size: if last { state.flushed.position } else { segment.size },
+        size,
         max_time: max.map(|max| (max.timestamp.get(), max.last_offset.get())),
         offset_entries: segment.index.offsets_in_file,
         time_entries: segment.index.times_in_file,
-        bytes_since_entry: segment.index.bytes_since_entry(),
+        bytes_since_entry,
         last_time: segment.index.last_time().map(Timestamp::get),
         index_complete: segment.index_complete,
         first_append_at: segment.first_append_at.map(Timestamp::get),
@@ -187,14 +196,23 @@ pub(crate) fn restore(saved: &LogSnapshot) -> LogState {
 }
 
 fn believed_segment(saved: &SegmentSnapshot) -> Segment {
-    let index = IndexBuilder::restore(
+    Segment { index: believed_index(saved), ..segment(saved) }
+}
+
+/// The indexes of a segment whose files have what the snapshot says.
+pub(crate) fn believed_index(saved: &SegmentSnapshot) -> IndexBuilder {
+    IndexBuilder::restore(
         saved.offset_entries,
         saved.time_entries,
         max_time(saved),
         saved.last_time.map(Timestamp::new),
         saved.bytes_since_entry,
-    );
-    Segment { index, ..segment(saved) }
+    )
+}
+
+/// Where the last batch of a segment starts that has an entry in its offset index; `None` where only the file tells.
+pub(crate) fn last_indexed(saved: &SegmentSnapshot) -> Option<u64> {
+    saved.size.checked_sub(saved.bytes_since_entry).filter(|last| *last < saved.size)
 }
 
 /// A segment as it was saved, but for its index.

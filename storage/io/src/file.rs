@@ -235,6 +235,17 @@ pub struct Metadata {
     pub modified_ms: i64,
 }
 
+/// A file, and what was read of it when it was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What was read; `None` if the file was to be held and somebody else holds it.
+    pub bytes: Option<Lease>,
+}
+
 /// Why [`Io::lock_exclusive`] gave no lock.
 #[derive(Debug)]
 pub enum LockError {
@@ -262,6 +273,8 @@ impl std::error::Error for LockError {}
 /// From so many on one flush of the file system is cheaper than one of each.
 const SYNCED_AS_ONE_MIN: usize = 16;
 const SYNCED_AS_ONE_MIN_SIMULATED: usize = 2;
+/// Files that are open at the same time for their flushes.
+const SYNCED_TOGETHER_MAX: usize = 64;
 
 /// Operations on open files.
 impl Io {
@@ -275,6 +288,45 @@ impl Io {
             Value::File(file) => Ok(file),
             other => unreachable!("open gives a file, not {other:?}"),
         }
+    }
+
+    /// Opens a file, takes part in its lock if `hold` says so ([`File::try_hold`]), and reads `len` bytes at `position`, fewer
+    /// where the file ends before: what would be four operations is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Io::open`], [`File::try_hold`] and [`Io::read_lease`].
+    pub async fn open_and_read(
+        &self,
+        path: &Path,
+        options: OpenOptions,
+        hold: Option<Hold>,
+        position: u64,
+        len: usize,
+    ) -> Result<Opened> {
+        if self.simulated_disk_traits().is_some() {
+            return self.open_then_read(path, options, position, len).await;
+        }
+        let op = Op::OpenAndRead { path: path.to_owned(), options, hold, position, len };
+        let Outcome { result, buffer } = self.perform(op).await;
+        match result {
+            Ok(Value::Opened(file, file_len, is_held)) => {
+                let bytes = buffer.filter(|_| is_held).map(Buffer::freeze);
+                Ok(Opened { file, len: file_len, bytes })
+            }
+            Ok(other) => unreachable!("opening and reading gives both, not {other:?}"),
+            Err(error) => Err(Error::from_std("open and read", &error).with_path(path).with_position(position)),
+        }
+    }
+
+    /// The same, one after the other: each may fail by itself on a simulated disk.
+    async fn open_then_read(&self, path: &Path, options: OpenOptions, position: u64, len: usize) -> Result<Opened> {
+        let file = self.open(path, options).await?;
+        let file_len = self.len(&file).await?;
+        let left = file_len.saturating_sub(position);
+        let len = usize::try_from(left).map_or(len, |left| left.min(len));
+        let bytes = if len > 0 { self.read_lease(&file, position, len).await? } else { Lease::empty() };
+        Ok(Opened { file, len: file_len, bytes: Some(bytes) })
     }
 
     /// Reads `len` bytes at `position`, behind what `buffer` holds already. Fewer only if the file ends before.
@@ -352,14 +404,14 @@ impl Io {
         self.sync(file, SyncKind::All)
     }
 
-    /// [`Io::sync_data`] of several files and [`Io::sync_dir`] of several directories, all on the file system of `home`, a
-    /// directory. Where they are many and the file system can, it is one flush of all that it holds, whoever wrote it:
+    /// [`Io::sync_data`] of several files, by their paths, and [`Io::sync_dir`] of several directories, all on the file system
+    /// of `home`, a directory. Where they are many and the file system can, it is one flush of all that it holds, whoever wrote it:
     /// thousands of flushes take many seconds, most of them to find nothing left to do.
     ///
     /// # Errors
     ///
     /// The first that fails; what of the others is durable is not known.
-    pub async fn sync_many(&self, home: &Path, files: &[File], directories: &[PathBuf]) -> Result<()> {
+    pub async fn sync_many(&self, home: &Path, files: &[PathBuf], directories: &[PathBuf]) -> Result<()> {
         // A simulated machine has few files, and shall go this way too.
         let is_simulated = self.simulated_disk_traits().is_some();
         let least = if is_simulated { SYNCED_AS_ONE_MIN_SIMULATED } else { SYNCED_AS_ONE_MIN };
@@ -370,9 +422,15 @@ impl Io {
                 done => return done,
             }
         }
-        let syncing: Vec<_> = files.iter().map(|file| self.sync_data(file)).collect();
-        for one in syncing {
-            one.await?;
+        for some in files.chunks(SYNCED_TOGETHER_MAX) {
+            let mut syncing = Vec::with_capacity(some.len());
+            for path in some {
+                let file = self.open(path, OpenOptions::read_write()).await?;
+                syncing.push(self.sync_data(&file));
+            }
+            for one in syncing {
+                one.await?;
+            }
         }
         for directory in directories {
             self.sync_dir(directory).await?;

@@ -71,7 +71,7 @@ pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
 pub use counters::Counters;
 pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
-pub use file::{DirEntry, EntryKind, File, Hold, LockError, Metadata, OpenOptions};
+pub use file::{DirEntry, EntryKind, File, Hold, LockError, Metadata, OpenOptions, Opened};
 pub use io::{Backend, Io, IoConfig};
 pub use latencies::{Latencies, LatencyCounts};
 pub use load::Load;

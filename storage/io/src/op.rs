@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::buffer::{Buffer, Lease};
-use crate::file::{DirEntry, File, Metadata, OpenOptions};
+use crate::file::{DirEntry, File, Hold, Metadata, OpenOptions};
 use crate::io::Core;
 use crate::socket::{Listener, Socket};
 
@@ -30,6 +30,9 @@ use crate::socket::{Listener, Socket};
 pub(crate) enum Op {
     /// Opens or creates a file. Value: [`Value::File`].
     Open { path: PathBuf, options: OpenOptions },
+    /// Opens a file, takes part in its lock, and reads up to `len` bytes at `position`. Value: [`Value::Opened`], and a buffer
+    /// with the bytes; none where somebody else holds the file. Never given to a simulated core.
+    OpenAndRead { path: PathBuf, options: OpenOptions, hold: Option<Hold>, position: u64, len: usize },
     /// Reads up to `len` bytes at `position` behind what `buffer` holds; short only at the end of the file. The caller
     /// made sure that they fit. Value: [`Value::Count`], and the buffer.
     Read { file: File, position: u64, buffer: Buffer, len: usize },
@@ -94,6 +97,7 @@ impl Op {
             }
             Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => true,
             Op::Readable { .. } | Op::Arrival { .. } => true,
+            Op::OpenAndRead { .. } => false,
             Op::Open { .. } | Op::Write { .. } | Op::Sync { .. } | Op::SetLength { .. } | Op::Allocate { .. } => false,
             Op::WriteZeros { .. }
             | Op::Lock { .. }
@@ -120,6 +124,8 @@ pub(crate) enum Value {
     Unit,
     Count(usize),
     File(File),
+    /// The file, its length in bytes, and whether it is held.
+    Opened(File, u64, bool),
     Metadata(Metadata),
     Entries(Vec<DirEntry>),
     Accepted(Socket, SocketAddr),
@@ -132,7 +138,7 @@ pub(crate) enum Value {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) result: std::io::Result<Value>,
-    /// The buffer of `Read` and `Recv`, whatever the result.
+    /// The buffer of `Read` and `Recv`, whatever the result; what `OpenAndRead` has read.
     pub(crate) buffer: Option<Buffer>,
 }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::buffer::Buffer;
 use crate::op::{Op, OpKey, Outcome, Value};
 use crate::os;
 use crate::wake::WakeList;
@@ -69,12 +70,16 @@ impl Pool {
     pub(crate) fn start(&self, key: OpKey, op: Op) {
         let mut state = self.shared.lock();
         state.queue.push_back((key, op));
+        // Those that work look into the queue before they wait.
+        let is_awaited = state.waiting > 0;
         let start_another = state.queue.len() > state.waiting && state.threads < self.threads_max;
         if start_another {
             state.threads += 1;
         }
         drop(state);
-        self.shared.work.notify_one();
+        if is_awaited {
+            self.shared.work.notify_one();
+        }
         if start_another {
             self.start_thread();
         }
@@ -176,6 +181,15 @@ pub(crate) fn run(op: Op) -> Outcome {
             let result = os::read(file.descriptor(), position, &mut buffer, len).map(Value::Count);
             Outcome { result, buffer: Some(buffer) }
         }
+        Op::OpenAndRead { path, options, hold, position, len } => {
+            match os::open_and_read(&path, options, hold, position, len) {
+                Ok((file, file_len, read)) => {
+                    let result = Ok(Value::Opened(file, file_len, read.is_some()));
+                    Outcome { result, buffer: Some(read.unwrap_or_else(|| Buffer::with_capacity(0))) }
+                }
+                Err(error) => Outcome::of(Err(error)),
+            }
+        }
         Op::Run { function } => {
             // A panic is seen as a value that never came; the thread goes on.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(function));
@@ -205,7 +219,7 @@ fn run_without_buffer(op: Op) -> io::Result<Value> {
         Op::RemoveDirAll { path } => std::fs::remove_dir_all(path)?,
         Op::SyncDir { path } => os::sync_dir(&path)?,
         Op::SyncFileSystem { path } => os::sync_file_system(&std::fs::File::open(path)?)?,
-        Op::Read { .. } | Op::Run { .. } => unreachable!("done by the caller"),
+        Op::Read { .. } | Op::OpenAndRead { .. } | Op::Run { .. } => unreachable!("done by the caller"),
         Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. } | Op::SendFile { .. } => {
             unreachable!("sockets never block a thread")
         }

@@ -11,7 +11,7 @@
 //! segments, before or after, is corrected by the manifest. A `.cleaned` file that the manifest does not name is a leftover.
 //! After a kill in step 2 the manifest may be in the page cache only: the start flushes its name before it goes on.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -149,8 +149,8 @@ pub(crate) async fn read_manifest(io: &Io, path: &Path) -> Result<Manifest, Erro
     })
 }
 
-/// Brings to its end what a power cut interrupted. `files` are the lengths of the `.log` files, by base offset; `cleaned`
-/// the base offsets and generations of the files of rewritten segments.
+/// Brings to its end what a power cut interrupted. `files` are the base offsets of the `.log` files; `cleaned` the base offsets and generations
+/// of the files of rewritten segments.
 ///
 /// # Errors
 /// The disk's.
@@ -158,32 +158,29 @@ pub(crate) async fn finish_swaps(
     core: &Core,
     path: &Path,
     manifest: &Manifest,
-    files: &mut BTreeMap<Offset, u64>,
+    files: &mut BTreeSet<Offset>,
     cleaned: &[(Offset, u64)],
 ) -> Result<(), Error> {
     let mut changed = !cleaned.is_empty();
-    let find = |(base, generation): &(Offset, u64)| {
-        manifest.segments.iter().find(|put| (put.base, put.generation) == (*base, *generation))
-    };
-    if cleaned.iter().any(|cleaned| find(cleaned).is_some()) {
+    let counts = |cleaned: &(Offset, u64)| manifest.segments.iter().any(|put| (put.base, put.generation) == *cleaned);
+    if cleaned.iter().any(counts) {
         // A kill may have come between the manifest and its name on the disk: what follows must not outlive it.
         core.io.sync_dir(path).await?;
     }
     for cleaned in cleaned {
         let (base, generation) = cleaned;
         let from = path.join(cleaned_file(*base, *generation));
-        match find(cleaned) {
-            Some(put) => {
-                tracing::info!(path = %from.display(), "a rewritten segment takes its place");
-                remove_indexes(core, path, *base).await?;
-                core.io.rename(&from, &path.join(SegmentFile::Log.name(*base))).await?;
-                files.insert(*base, put.size);
-            }
-            None => core.io.remove_file(&from).await?,
+        if counts(cleaned) {
+            tracing::info!(path = %from.display(), "a rewritten segment takes its place");
+            remove_indexes(core, path, *base).await?;
+            core.io.rename(&from, &path.join(SegmentFile::Log.name(*base))).await?;
+            files.insert(*base);
+        } else {
+            core.io.remove_file(&from).await?;
         }
     }
     for put in &manifest.segments {
-        let replaced: Vec<Offset> = files.range(put.base.next()..put.end).map(|(base, _)| *base).collect();
+        let replaced: Vec<Offset> = files.range(put.base.next()..put.end).copied().collect();
         for base in replaced {
             remove_segment_files(core, path, base).await?;
             files.remove(&base);

@@ -6,7 +6,7 @@ use std::future::Future;
 use crate::harness::*;
 use heddle_engine::{Engine, EngineConfig, Log, LogConfig};
 use heddle_io::Io;
-use heddle_io::sim::{Host, Simulator};
+use heddle_io::sim::{FaultModel, Host, Metadata, Simulator};
 
 const LOGS: i32 = 1_000;
 /// Logs that are opened at the same time.
@@ -133,6 +133,43 @@ fn a_thousand_logs_cost_what_is_used_of_them() {
         assert!(engine.stored_logs().await.unwrap().is_empty());
         let [.., directory_syncs, _] = operations.since();
         assert!(directory_syncs < logs / 8, "{directory_syncs}: the data directory is flushed for many at once");
+    });
+}
+
+/// A start after a cut at a moment at which all logs were being written to: a listing of the directory, an opening and a read
+/// each, and few flushes for what was found in all of them. How much the log has, and whether its index has entries, is no
+/// matter.
+#[test]
+fn logs_that_were_written_to_cost_three_operations_each() {
+    let simulator = Simulator::new(12);
+    let host = simulator.host("broker");
+    host.set_fault_model(FaultModel { metadata: Metadata::Journaled, ..FaultModel::default() });
+    let logs = LOGS as u64;
+    live(&host, |io, _| async move {
+        let engine = open_engine(&io, "/data".as_ref(), config()).await;
+        let all = open_all(&io, &engine).await;
+        for log in &all {
+            // The second has an index entry.
+            commit(log, batch(5, 1000)).await;
+            commit(log, batch(1, 1000)).await;
+        }
+        io.sleep(std::time::Duration::from_secs(1)).await;
+        engine.checkpoint().await.unwrap();
+        for log in &all {
+            commit(log, batch(1, 1000)).await;
+        }
+        // Power is cut.
+    });
+    live(&host, |io, mut operations| async move {
+        let engine = open_engine(&io, "/data".as_ref(), config()).await;
+        operations.since();
+        let all = open_all(&io, &engine).await;
+        assert!(all.iter().all(|log| log.offsets().flushed_end.get() == 7));
+        let [reads, writes, flushes, directory_syncs, others] = operations.since();
+        assert_eq!((reads, writes, directory_syncs, others), (logs, 0, 0, 2 * logs));
+        assert!(flushes <= logs / 8, "{flushes}: one flush makes durable what was found in many");
+        let read = all[0].read(offset(0), limit(7, 1)).await.unwrap();
+        assert_eq!(offsets_of(&io, &read).await, [(0, 4)]);
     });
 }
 

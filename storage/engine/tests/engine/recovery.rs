@@ -366,6 +366,65 @@ fn torn_indexes_are_written_again() {
     });
 }
 
+/// A start believes what a checkpoint says of the index files of a segment that goes on. Before they count as complete, they are
+/// looked at.
+#[test]
+fn an_index_that_a_power_cut_has_torn_is_whole_when_its_segment_is_sealed() {
+    run(|io| async move {
+        for kind in ["sound", "zeros", "torn"] {
+            let home = home();
+            let config = LogConfig { segment_bytes: 20_000, index_interval_bytes: 256, ..LogConfig::default() };
+            let first = |suffix| files(home.path(), &name("orders", 0), suffix)[0].clone();
+            {
+                let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+                let log = engine.open_log(name("orders", 0), config.clone()).await.unwrap();
+                fill(&log, 50).await;
+                engine.checkpoint().await.unwrap();
+                fill(&log, 5).await;
+            }
+            for path in [first(".index"), first(".timeindex")] {
+                let mut bytes = std::fs::read(&path).unwrap();
+                assert!(bytes.len() >= 12);
+                match kind {
+                    "sound" => continue,
+                    "zeros" => bytes.fill(0),
+                    _ => bytes.truncate(4),
+                }
+                std::fs::write(&path, bytes).unwrap();
+            }
+            let engine = open_engine(&io, home.path(), EngineConfig::default()).await;
+            let log = engine.open_log(name("orders", 0), config).await.unwrap();
+            let mut count = 55;
+            while log.segment_count() == 1 {
+                fill(&log, 1).await;
+                count += 1;
+            }
+            assert_eq!(read_all(&io, &log).await, singles(count));
+            engine.close().await.unwrap();
+            let positions = batch_positions(&std::fs::read(first(".log")).unwrap());
+            let index = std::fs::read(first(".index")).unwrap();
+            let entries = heddle_engine::index::decode_offset_index(&index, offset(0));
+            assert!(8 * entries.len() == index.len() && entries.len() > 20, "{kind}: {} entries", entries.len());
+            for entry in entries {
+                let number = entry.last_offset.get() as usize;
+                assert_eq!(positions[number], entry.position as usize, "{kind}: of batch {number}");
+            }
+            let times = std::fs::read(first(".timeindex")).unwrap();
+            assert_eq!(12 * heddle_engine::index::decode_time_index(&times, offset(0)).len(), times.len(), "{kind}");
+        }
+    });
+}
+
+/// Where each batch of a segment starts.
+fn batch_positions(segment: &[u8]) -> Vec<usize> {
+    let (mut at, mut positions) = (0, Vec::new());
+    while let Some(batch) = segment.get(at..).filter(|rest| !rest.is_empty()) {
+        positions.push(at);
+        at += heddle_record::RecordBatch::peek(batch).unwrap().len();
+    }
+    positions
+}
+
 fn misleading(len: usize) -> Vec<u8> {
     (1..=len as u32 / 8)
         .flat_map(|n| [(n).to_be_bytes(), (n * 100).to_be_bytes()].concat())

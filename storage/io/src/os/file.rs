@@ -66,6 +66,10 @@ impl Vectored {
 }
 
 pub(crate) fn open(path: &Path, options: OpenOptions) -> io::Result<Value> {
+    open_file(path, options).map(Value::File)
+}
+
+fn open_file(path: &Path, options: OpenOptions) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut open = std::fs::OpenOptions::new();
     open.read(true).write(options.write).create(options.create).create_new(options.create_new);
@@ -79,7 +83,31 @@ pub(crate) fn open(path: &Path, options: OpenOptions) -> io::Result<Value> {
         false if options.write && super::is_remote(super::file_system_magic_of(&file)?) => Access::Remote,
         false => Access::Cached,
     };
-    Ok(Value::File(File::with_access(path.to_owned(), FileKind::Os(file.into()), access)))
+    Ok(File::with_access(path.to_owned(), FileKind::Os(file.into()), access))
+}
+
+/// Opens a file and reads `len` bytes at `position`, fewer where it ends before. The file, its length, and what was read:
+/// `None` if the file is to be held and somebody else holds it.
+pub(crate) fn open_and_read(
+    path: &Path,
+    options: OpenOptions,
+    hold: Option<Hold>,
+    position: u64,
+    len: usize,
+) -> io::Result<(File, u64, Option<Buffer>)> {
+    let file = open_file(path, options)?;
+    let descriptor = file.descriptor();
+    // What the file's former holder had in flight may have changed its length as well: held first, looked at then.
+    let is_held = hold.map_or(Ok(true), |how| try_hold(descriptor, how))?;
+    let FileKind::Os(owned) = file.kind() else { unreachable!("it was opened here") };
+    let file_len = file_metadata(owned)?.len;
+    if !is_held {
+        return Ok((file, file_len, None));
+    }
+    let len = usize::try_from(file_len.saturating_sub(position)).map_or(len, |left| left.min(len));
+    let mut buffer = Buffer::with_capacity(len);
+    read(descriptor, position, &mut buffer, len)?;
+    Ok((file, file_len, Some(buffer)))
 }
 
 /// Reads behind what the buffer holds until `len` bytes or the end of the file.
