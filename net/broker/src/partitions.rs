@@ -27,8 +27,11 @@ use crate::message::{
 use crate::partition::{Partition, Terms};
 use crate::topic_settings;
 
-/// Logs that are opened, or deleted, at the same time: they share flushes of directories and wait for the disk together.
-const LOGS_AT_ONCE: usize = 256;
+/// Logs that are opened at the same time: those that a start looks at share flushes of what it finds, and nearly all of them
+/// wait for such a flush, with no file open.
+const OPENED_AT_ONCE: usize = 1024;
+/// Logs that are deleted at the same time: they share flushes of directories.
+const DELETED_AT_ONCE: usize = 256;
 
 /// A partition, or why it is not served.
 type Opened = Result<Rc<Partition>, Closed>;
@@ -232,7 +235,7 @@ impl Partitions {
                         let name = LogName { topic: topic.name.to_string(), id: log };
                         let opened = open_log(core.clone(), engine.clone(), name, settings.log.clone(), terms);
                         opening.tasks.push_back((log, core.io().spawn(guard::vital(opened))));
-                        opening.wait_for(self, LOGS_AT_ONCE - 1).await;
+                        opening.wait_for(self, OPENED_AT_ONCE - 1).await;
                         if opening.outcome.is_err() {
                             break 'topics;
                         }
@@ -262,7 +265,7 @@ impl Partitions {
                 None => continue,
             };
             deleting.push_back(core.io().spawn(guard::vital(delete_log(self.open_engine().clone(), name))));
-            if deleting.len() == LOGS_AT_ONCE {
+            if deleting.len() == DELETED_AT_ONCE {
                 deleting.pop_front().expect("some are being deleted").await;
             }
         }
