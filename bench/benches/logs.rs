@@ -8,8 +8,10 @@
 //!   latencies of these appends, and without the backlog; processor time of reading a gigabyte cold, and again warm.
 //!
 //! `HEDDLE_BENCH_DIR` names the file system to measure, else it is the one of the build; `HEDDLE_BENCH_LOGS` how many logs.
+//! `-- idle`, `-- throughput`, `-- restart`, `-- cold`: only these parts.
 //!
 //! The process that is killed is this program again: `logs append PATH LOGS STEP` appends to each `STEP`th log until then.
+//! `logs open PATH LOGS` opens them once and is gone without a word to the disk: for whoever counts system calls.
 #![expect(clippy::print_stdout, reason = "a bench prints its rows")]
 
 use std::cell::Cell;
@@ -24,7 +26,7 @@ use heddle_bench::{batch, busy, now, resident_bytes};
 use heddle_engine::{
     AppendOrigin, DataDir, Engine, EngineConfig, FirstBatch, Log, LogConfig, LogName, Piece, ReadLimit, WantedIdentity,
 };
-use heddle_io::{Executor, Io, IoConfig, Lease};
+use heddle_io::{Executor, File, Io, IoConfig, Lease, OpenOptions, zeros};
 use heddle_record::{Compression, LeaderEpoch, LogId, Offset, PartitionIndex, TopicId};
 
 /// How long each throughput is measured, alternating.
@@ -32,13 +34,17 @@ const STRETCH: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 5;
 /// Appends in flight: few, so that each active log has one, and many.
 const WINDOWS: [usize; 2] = [100, 1000];
-/// Logs that are opened, closed or deleted at the same time, as the broker does.
+/// Logs that are opened at the same time, as the broker does, and that are appended to or deleted.
+const OPENED_AT_ONCE: usize = 1024;
 const AT_ONCE: usize = 64;
 /// One in so many of the logs is active.
 const ACTIVE_STEP: usize = 100;
 /// How long all logs are left alone before an idle one is measured, and for how long it is then.
 const SETTLE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(5);
+/// The length of a plain file, and what is written to one is a multiple of.
+const PLAIN_BYTES: usize = 1 << 20;
+const BLOCK: usize = 4096;
 const BACKLOG_BYTES: usize = 1 << 30;
 const READ_BYTES: usize = 1 << 20;
 /// Between two appends whose latency is taken.
@@ -52,15 +58,47 @@ fn main() {
         append_until_killed(Path::new(path), parsed(count), parsed(step));
         return;
     }
+    if let [verb, path, count] = &arguments[..]
+        && verb == "open"
+    {
+        on_a_core(async |io| restart(&io, Path::new(path), parsed(count), "whatever happened").await);
+        return;
+    }
     let home =
         std::env::var_os("HEDDLE_BENCH_DIR").map_or(env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from).join("logs");
     // What an earlier run has left.
     let _ = std::fs::remove_dir_all(&home);
     let count = std::env::var("HEDDLE_BENCH_LOGS").map_or(10_000, |count| parsed(&count));
-    on_a_core(async |io| many_logs(&io, &home, count).await);
-    restarts(&home.join("many"), count);
-    on_a_core(async |io| cold_backlog(&io, &home.join("cold")).await);
+    let parts = Parts::of(&arguments);
+    if parts.idle || parts.throughput || parts.restart {
+        on_a_core(async |io| many_logs(&io, &home, count, parts).await);
+    }
+    if parts.restart {
+        restarts(&home.join("many"), count);
+    }
+    if parts.cold {
+        on_a_core(async |io| cold_backlog(&io, &home.join("cold")).await);
+    }
     std::fs::remove_dir_all(&home).expect("it is ours");
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+struct Parts {
+    idle: bool,
+    throughput: bool,
+    restart: bool,
+    cold: bool,
+}
+
+impl Parts {
+    /// Those that are named; all if none is. Cargo adds arguments of its own, which begin with a dash.
+    fn of(arguments: &[String]) -> Parts {
+        let named: Vec<&str> =
+            arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();
+        let has = |part| named.is_empty() || named.contains(&part);
+        Parts { idle: has("idle"), throughput: has("throughput"), restart: has("restart"), cold: has("cold") }
+    }
 }
 
 fn parsed(number: &str) -> usize {
@@ -119,11 +157,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Does `work` for each of `count` numbers, some at the same time.
-async fn each<F: Future + 'static>(io: &Io, count: usize, work: impl Fn(usize) -> F) -> Vec<F::Output> {
+/// Does `work` for each of `count` numbers, `at_once` at the same time.
+async fn each<F: Future + 'static>(io: &Io, count: usize, at_once: usize, work: impl Fn(usize) -> F) -> Vec<F::Output> {
     let (mut running, mut done) = (VecDeque::new(), Vec::new());
     for number in 0..count {
-        if running.len() == AT_ONCE {
+        if running.len() == at_once {
             done.push(running.pop_front().expect("some are running").await);
         }
         running.push_back(io.spawn(work(number)));
@@ -137,57 +175,114 @@ async fn each<F: Future + 'static>(io: &Io, count: usize, work: impl Fn(usize) -
 /// Opens logs, or makes them.
 async fn open_logs(io: &Io, engine: &Engine, topic: u8, count: usize) -> Vec<Log> {
     let open = async |engine: Engine, name| engine.open_log(name, LogConfig::default()).await.expect("a log");
-    each(io, count, |partition| open(engine.clone(), name(topic, partition))).await
+    each(io, count, OPENED_AT_ONCE, |partition| open(engine.clone(), name(topic, partition))).await
 }
 
 /// One durable batch to each log.
 async fn touch(io: &Io, logs: &[Log], bytes: &Lease) {
-    each(io, logs.len(), |index| durable(logs[index].clone(), bytes.clone())).await;
+    each(io, logs.len(), AT_ONCE, |index| durable(logs[index].clone(), bytes.clone())).await;
 }
 
-async fn many_logs(io: &Io, home: &Path, count: usize) {
+async fn many_logs(io: &Io, home: &Path, count: usize, parts: Parts) {
     let bytes = Lease::from_vec(batch(2048, Compression::None));
     let (few, many) = (open(io, &home.join("few")).await, open(io, &home.join("many")).await);
     let ten = open_logs(io, &few, 1, 10).await;
     let upkeep = [few.clone(), many.clone()].map(|engine| io.spawn(async move { engine.maintain().await }));
-    let before = resident_bytes("self") as f64;
+    let before = resident_bytes("self");
     let begun = now();
     let all = open_logs(io, &many, 2, count).await;
     touch(io, &all, &bytes).await;
     println!("{count} logs made, a batch in each: {:.1?}", begun.elapsed());
     many.checkpoint().await.expect("a checkpoint");
-    io.sleep(SETTLE).await;
+    if parts.idle || parts.throughput {
+        io.sleep(SETTLE).await;
+    }
+    if parts.idle {
+        idle(io, &many, count, before).await;
+    }
+    if parts.throughput {
+        compare_throughput(io, home, &ten, &all, &bytes).await;
+    }
+    upkeep.into_iter().for_each(heddle_io::Task::cancel);
+    drop(all);
+    few.close().await.expect("it closes");
+    let begun = now();
+    many.close().await.expect("it closes");
+    println!("closed in {:.2?}", begun.elapsed());
+}
+
+/// What the logs cost while nobody uses them; without them this process had `before` bytes.
+async fn idle(io: &Io, many: &Engine, count: usize, before: u64) {
     let busy_before = busy();
     io.sleep(IDLE).await;
     let spent = busy() - busy_before;
     println!(
         "idle: {:.1} KiB a log, {:.2} % of a core, {} files open",
-        (resident_bytes("self") as f64 - before) / 1024.0 / count as f64,
+        (resident_bytes("self") as f64 - before as f64) / 1024.0 / count as f64,
         100.0 * spent.as_secs_f64() / IDLE.as_secs_f64(),
         many.open_files(),
     );
+}
+
+/// Durable appends to ten logs, and to each [`ACTIVE_STEP`]th of all, alternating with what the disk makes of their pattern.
+async fn compare_throughput(io: &Io, home: &Path, ten: &[Log], all: &[Log], bytes: &Lease) {
     let active: Vec<Log> = all.iter().step_by(ACTIVE_STEP).cloned().collect();
+    let files = plain_files(io, home, active.len()).await;
     for window in WINDOWS {
-        let (mut of_ten, mut of_all) = (Vec::new(), Vec::new());
+        let (mut of_ten, mut of_all, mut limit_of_ten, mut limit_of_all) = (vec![], vec![], vec![], vec![]);
         for _ in 0..ROUNDS {
-            of_ten.push(throughput(io, &ten, window, &bytes).await);
-            of_all.push(throughput(io, &active, window, &bytes).await);
+            limit_of_ten.push(plain_commits(io, &files[..10.min(files.len())], window, bytes.len()).await);
+            of_ten.push(throughput(io, ten, window, bytes).await);
+            limit_of_all.push(plain_commits(io, &files, window, bytes.len()).await);
+            of_all.push(throughput(io, &active, window, bytes).await);
         }
         let ratios = of_ten.iter().zip(&of_all).map(|(ten, all)| all / ten).collect();
         println!(
-            "durable appends/s, {window} in flight: to 10 logs {:.0}, to {} of {count} {:.0}; ratio {:.2}",
+            "durable appends/s, {window} in flight: to 10 logs {:.0} (plain files {:.0}), to {} of {} {:.0} (plain files {:.0}); \
+             ratio {:.2}",
             median(of_ten),
+            median(limit_of_ten),
             active.len(),
+            all.len(),
             median(of_all),
+            median(limit_of_all),
             median(ratios),
         );
     }
-    upkeep.into_iter().for_each(heddle_io::Task::cancel);
-    drop((active, all));
-    few.close().await.expect("it closes");
+}
+
+/// Files whose blocks are written already, opened past the page cache.
+async fn plain_files(io: &Io, home: &Path, count: usize) -> Vec<File> {
+    let mut files = Vec::new();
+    for number in 0..count {
+        let path = home.join(format!("plain-{number}"));
+        let file = io.open(&path, OpenOptions::create().direct()).await.expect("a file");
+        io.write(&file, 0, zeros(PLAIN_BYTES).collect()).await.expect("it is written");
+        files.push(file);
+    }
+    for file in &files {
+        io.sync_all(file).await.expect("it is flushed");
+    }
+    files
+}
+
+/// The same commits without an engine: a write in place to each of the files, all at the same time, then one flush. How many
+/// batches of `len` bytes a second, if a commit has `window` of them.
+async fn plain_commits(io: &Io, files: &[File], window: usize, len: usize) -> f64 {
+    let bytes = (window.div_ceil(files.len()) * len).next_multiple_of(BLOCK);
     let begun = now();
-    many.close().await.expect("it closes");
-    println!("closed in {:.2?}", begun.elapsed());
+    let mut commits = 0;
+    while begun.elapsed() < STRETCH {
+        let position = (commits * bytes) % (PLAIN_BYTES - bytes);
+        let position = (position - position % BLOCK) as u64;
+        let writing: Vec<_> = files.iter().map(|file| io.write(file, position, zeros(bytes).collect())).collect();
+        for one in writing {
+            one.await.expect("it is written");
+        }
+        io.sync_data(&files[0]).await.expect("it is flushed");
+        commits += 1;
+    }
+    (commits * window) as f64 / begun.elapsed().as_secs_f64()
 }
 
 /// Opens all logs after a clean stop and after kills, and deletes them.
@@ -256,7 +351,7 @@ fn append_until_killed(path: &Path, count: usize, step: usize) {
 async fn delete(io: &Io, engine: &Engine, path: &Path, count: usize) {
     let (begun, busy_before) = (now(), busy());
     let delete_one = async |engine: Engine, name| engine.delete_log(&name).await.expect("it is deleted");
-    each(io, count, |partition| delete_one(engine.clone(), name(2, partition))).await;
+    each(io, count, AT_ONCE, |partition| delete_one(engine.clone(), name(2, partition))).await;
     let answered = begun.elapsed();
     while std::fs::read_dir(path).expect("the data directory").any(|entry| is_log(&entry)) {
         io.sleep(Duration::from_millis(20)).await;
