@@ -201,8 +201,10 @@ impl LogHistory {
 
     /// After a recovery: what did not survive was never there, and what did survive has been read.
     pub fn adopt(&mut self, content: &Content) {
-        let survived = |base: &i64| content.batches.iter().any(|(found, ..)| found == base);
-        self.given.retain(|base, _| survived(base));
+        // A deletion that a kill has interrupted, which nobody was told of, may be undone by a loss of power after the start.
+        let may_be_back = |base: i64| base >= self.deletion_confirmed && base < content.start;
+        let survived = |base: i64| content.batches.iter().any(|(found, ..)| *found == base);
+        self.given.retain(|base, _| may_be_back(*base) || survived(*base));
         self.existence = Existence::Made;
         self.read_end = content.end;
         self.deletion_asked = self.deletion_asked.max(content.start);
