@@ -16,6 +16,7 @@ use heddle_record::checksum::crc32c;
 use heddle_record::{BrokerId, TopicId};
 
 use crate::checkpoint::Inherited;
+use crate::cold::SharedColdReads;
 use crate::device::{Device, DeviceChoice};
 use crate::error::Error;
 use crate::layout;
@@ -71,6 +72,7 @@ struct Shared {
     /// How logs are kept here, and why: every core must do the same.
     device: OnceLock<Device>,
     device_flush: DeviceFlush,
+    cold_reads: SharedColdReads,
     reserve: Reserve,
     offline: AtomicBool,
     /// Why it is offline; the first reason stays.
@@ -129,6 +131,7 @@ impl DataDir {
             anchor,
             device: OnceLock::new(),
             device_flush: DeviceFlush::default(),
+            cold_reads: SharedColdReads::default(),
             reserve: Reserve::default(),
             offline: AtomicBool::new(false),
             offline_reason: OnceLock::new(),
@@ -224,6 +227,11 @@ impl DataDir {
     /// As a flush of a file: the directory goes offline.
     pub(crate) async fn flush_device(&self, io: &Io) -> Result<(), Error> {
         self.shared.device_flush.flush(io, &self.shared.anchor).await
+    }
+
+    /// What the cores' cold reads have in common.
+    pub(crate) fn cold_reads(&self) -> &SharedColdReads {
+        &self.shared.cold_reads
     }
 
     /// Takes the directory offline if this is a flush that failed, of whatever file: the disk loses what it was given.

@@ -14,6 +14,7 @@ use heddle_io::{AppendBuffer, EntryKind, Io, Lease, Monotonic};
 use heddle_record::{LogId, Timestamp};
 
 use crate::checkpoint::{Busy, CheckpointTurn, inherited};
+use crate::cold::ColdReads;
 use crate::compaction::Cleaner;
 use crate::config::{EngineConfig, LogConfig, PlantedBug};
 use crate::data_dir::{DataDir, clean_leftovers};
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     /// The ends of logs that are in memory.
     pub(crate) tails: TailCache,
     pub(crate) shared_flush: SharedFlush,
+    pub(crate) cold_reads: ColdReads,
     pub(crate) files: FileTable,
     /// Bytes that all logs of this core have accepted and not written yet.
     pending_bytes: Cell<usize>,
@@ -157,6 +159,7 @@ impl Engine {
             device,
             tails: TailCache::new(config.tail_bytes_max),
             shared_flush: SharedFlush::default(),
+            cold_reads: ColdReads::new(),
             files: FileTable::new(config.open_files_max),
             pending_bytes: Cell::new(0),
             drained: Notify::new(),
@@ -445,6 +448,12 @@ impl Engine {
     /// Files that this core has open.
     pub fn open_files(&self) -> usize {
         self.inner.core.files.len() + self.inner.core.dirty_files.get()
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("core", &self.config.core).finish_non_exhaustive()
     }
 }
 

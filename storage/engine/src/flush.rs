@@ -18,6 +18,7 @@ use heddle_io::File;
 use heddle_io::sync::{OneshotReceiver, OneshotSender, oneshot};
 use heddle_record::Offset;
 
+use crate::cold::Commit;
 use crate::config::{LogConfig, PlantedBug};
 use crate::device::Device;
 use crate::error::Error;
@@ -194,7 +195,8 @@ impl LogInner {
             if plan.is_shared() {
                 return self.core.shared_flush.ask(Rc::clone(&self));
             }
-            let flushed = self.core.meters.flush(self.io(), self.run_flush(&plan)).await;
+            let flush = self.core.meters.flush(self.io(), self.run_flush(&plan));
+            let flushed = self.core.commit(Commit::Flush, flush).await;
             drop(permit);
             match flushed {
                 Ok(()) => self.publish_flushed(plan),

@@ -17,6 +17,7 @@
 //! - `state.rs` is all that a log knows in memory, with the order of its limits; [`index`], [`epoch_cache`] and
 //!   [`producer_state`] are its pure parts; [`layout`] names the files.
 //! - `statistics.rs` is what can be told of all this in numbers.
+//! - `cold.rs` bounds what is read from the disk beside appends that wait for it; `checked.rs` remembers what was checked.
 //! - `device.rs` is the seam to the disk: through the page cache, or around it. The direct device keeps the end of each log
 //!   in memory (`tail.rs`), writes in place where it can (`space.rs`), and flushes once for all (`shared_flush.rs`).
 //!
@@ -26,7 +27,9 @@
 mod admission;
 mod archive;
 mod archive_1;
+mod checked;
 mod checkpoint;
+mod cold;
 mod compaction;
 mod config;
 mod data_dir;

@@ -3,6 +3,8 @@
 //! Owns finding the batch that contains an offset. It hands out places, never copies of bytes, and sees only what was
 //! written; who may see how far is decided by the caller's limit.
 
+use std::rc::Rc;
+
 use heddle_io::{File, Lease, OpenOptions};
 use heddle_record::{LogEndOffset, LogStartOffset, Offset};
 
@@ -89,13 +91,13 @@ impl Log {
         for _ in 0..SEGMENTS_PER_READ_MAX {
             let bytes_max = limit.bytes_max.saturating_sub(out.bytes);
             let at_least_one = limit.first_batch == FirstBatch::AtLeastOne && out.bytes == 0;
-            let stop = log.stop_of(start, end, bytes_max, at_least_one).await?;
+            let mut stop = log.stop_of(start, end, bytes_max, at_least_one).await?;
             if stop.position > start.position {
-                match log.add_pieces(start, stop.position, &mut out.pieces).await {
+                stop = match log.add_pieces(start, stop, &mut out.pieces).await {
                     // What lies before the damage is read; the next read begins with it.
                     Err(Error::Damaged { .. }) if out.bytes > 0 => break,
                     added => added?,
-                }
+                };
                 out.bytes += usize::try_from(stop.position - start.position).expect("a segment is below 2 GiB");
                 out.next_offset = stop.offset;
             }
@@ -156,20 +158,31 @@ impl LogInner {
         }
     }
 
-    /// Adds the bytes of a segment from `start` up to `end`, which both lie between batches: from memory as far as they are
-    /// there, else from the file, checked if they come from the disk.
-    async fn add_pieces(&self, start: Boundary, end: u64, pieces: &mut Vec<Piece>) -> Result<(), Error> {
+    /// Adds the bytes of a segment from `start` up to `end`, or less of what must be checked first: from memory as far as they
+    /// are there, else from the file. Returns how far.
+    async fn add_pieces(&self, start: Boundary, end: Boundary, pieces: &mut Vec<Piece>) -> Result<Boundary, Error> {
         self.check_damage(start.segment)?;
-        let (in_memory_from, in_memory) = self.state.borrow().tail.borrow().pieces(start.segment, start.position, end);
-        self.core.meters.count_read(ReadBytes { memory: end - in_memory_from, files: in_memory_from - start.position });
+        let tail = Rc::clone(&self.state.borrow().tail);
+        let (in_memory_from, in_memory) = tail.borrow().pieces(start.segment, start.position, end.position);
+        let mut reached = end;
+        let mut files_to = in_memory_from;
         if start.position < in_memory_from {
             let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
-            self.check_cold(&file, start, end).await?;
-            let len = usize::try_from(in_memory_from - start.position).expect("a segment is below 2 GiB");
+            reached = self.check_cold(&file, start, end).await?;
+            if reached != end {
+                self.state.borrow_mut().remember(reached);
+                files_to = reached.position;
+            }
+            let len = usize::try_from(files_to - start.position).expect("a segment is below 2 GiB");
             pieces.push(Piece::File { file, position: start.position, len });
         }
-        pieces.extend(in_memory.into_iter().map(Piece::Memory));
-        Ok(())
+        if reached == end {
+            pieces.extend(in_memory.into_iter().map(Piece::Memory));
+        }
+        self.core
+            .meters
+            .count_read(ReadBytes { memory: reached.position - files_to, files: files_to - start.position });
+        Ok(reached)
     }
 
     fn readable(&self, state: &crate::state::LogState, segment: Offset) -> u64 {

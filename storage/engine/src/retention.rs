@@ -396,6 +396,7 @@ impl LogState {
         let active = self.active();
         active.size = end.position;
         active.index_complete = false;
+        active.checked = None;
         self.log_end = end.offset;
         (self.written, self.flushed) = (end, end);
         self.recovery_point = if self.recovery_point.offset > end.offset { end } else { self.recovery_point };

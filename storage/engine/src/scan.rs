@@ -5,6 +5,7 @@
 //! end of a log. Neither trusts a file's length for more than where reading must stop.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 
 use heddle_io::{Buffer, File, Io, Lease, Task};
@@ -12,6 +13,9 @@ use heddle_record::{
     BatchError, BatchHeader, HEADER_LEN, LOG_OVERHEAD, LeaderEpoch, Offset, Origin, RecordBatch, Timestamp, validate,
 };
 
+use crate::checked::CheckedRanges;
+use crate::cold::{ColdPermit, ColdStream, READ_BYTES};
+use crate::engine::Core;
 use crate::error::Error;
 use crate::state::Boundary;
 use crate::tail::{BLOCK, Tail};
@@ -53,6 +57,8 @@ pub(crate) struct HeaderScan {
     tail: Option<(Rc<RefCell<Tail>>, Offset)>,
     position: u64,
     end: u64,
+    /// What was checked of the file, if anything was: it is told what has left the page cache.
+    checked: Option<Rc<RefCell<CheckedRanges>>>,
     /// Bytes of the file from `bytes_at` on.
     bytes: Lease,
     bytes_at: u64,
@@ -61,7 +67,7 @@ pub(crate) struct HeaderScan {
 impl HeaderScan {
     /// A walk from the batch at `position` to `end`, where a batch ends.
     pub(crate) fn new(file: File, position: u64, end: u64) -> HeaderScan {
-        HeaderScan { file, tail: None, position, end, bytes: Lease::empty(), bytes_at: position }
+        HeaderScan { file, tail: None, position, end, checked: None, bytes: Lease::empty(), bytes_at: position }
     }
 
     /// Looks into memory first.
@@ -72,6 +78,11 @@ impl HeaderScan {
     /// Knows the bytes of the file from `at` on already.
     pub(crate) fn knowing(self, bytes: Lease, at: u64) -> HeaderScan {
         if at <= self.position { HeaderScan { bytes, bytes_at: at, ..self } } else { self }
+    }
+
+    /// Tells what was checked of the file what is no more in the page cache.
+    pub(crate) fn noting(self, checked: Option<Rc<RefCell<CheckedRanges>>>) -> HeaderScan {
+        HeaderScan { checked, ..self }
     }
 
     /// The next batch, or `None` at the end.
@@ -92,7 +103,7 @@ impl HeaderScan {
                 .and_then(|(tail, segment)| tail.borrow().peek(*segment, self.position, HEADER_LEN.min(len), len));
             self.bytes = match in_memory {
                 Some(bytes) => bytes,
-                None => io.read_lease(&self.file, self.position, len).await?,
+                None => self.read(io, len).await?,
             };
             self.bytes_at = self.position;
         }
@@ -106,6 +117,14 @@ impl HeaderScan {
         let batch = ScannedBatch { header, position: self.position, len };
         self.position = batch.end();
         Ok(Some(batch))
+    }
+
+    async fn read(&self, io: &Io, len: usize) -> Result<Lease, Error> {
+        if let Some(checked) = &self.checked {
+            let is_resident = io.is_resident(&self.file, self.position, len);
+            checked.borrow_mut().note(&(self.position..self.position + len as u64), is_resident);
+        }
+        Ok(io.read_lease(&self.file, self.position, len).await?)
     }
 
     fn damaged(&self, reason: &str) -> Error {
@@ -189,6 +208,12 @@ pub(crate) struct BatchScan {
     bytes: Lease,
     bytes_at: u64,
     reads_ahead: bool,
+    /// Where the bytes come from, several reads ahead: what follows `bytes` and `behind`.
+    stream: Option<ColdStream>,
+    /// What follows `bytes` and came with them.
+    behind: Lease,
+    /// Who bounds reads that are not in such a stream.
+    governor: Option<Rc<Core>>,
     /// A read under way, and where it begins.
     ahead: Option<(u64, Ahead)>,
 }
@@ -230,14 +255,43 @@ impl BatchScan {
         rule: Continuity,
     ) -> BatchScan {
         let (bytes, bytes_at) = (Lease::empty(), position);
-        let (is_direct, reads_ahead, ahead) = (false, false, None);
-        BatchScan { file, file_len, position, expected, epoch, rule, is_direct, bytes, bytes_at, reads_ahead, ahead }
+        BatchScan {
+            file,
+            file_len,
+            position,
+            expected,
+            epoch,
+            rule,
+            is_direct: false,
+            bytes,
+            bytes_at,
+            reads_ahead: false,
+            stream: None,
+            behind: Lease::empty(),
+            governor: None,
+            ahead: None,
+        }
     }
 
     /// While one part is looked at the next is read already, through the page cache.
     pub(crate) fn reading_ahead(self) -> BatchScan {
         assert!(!self.is_direct, "what is read ahead is read through the page cache");
         BatchScan { reads_ahead: true, ..self }
+    }
+
+    /// Several reads are in flight, as many as appends leave room for.
+    pub(crate) fn streaming(self, stream: ColdStream) -> BatchScan {
+        BatchScan { stream: Some(stream), ..self }
+    }
+
+    /// Each read waits for its turn among the cold reads of others.
+    pub(crate) fn governed(self, core: &Rc<Core>) -> BatchScan {
+        BatchScan { governor: Some(Rc::clone(core)), ..self }
+    }
+
+    /// The file's path.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// The file was opened for O_DIRECT: whole blocks are read.
@@ -313,6 +367,9 @@ impl BatchScan {
         if known >= len as u64 {
             return Ok(());
         }
+        if self.stream.is_some() {
+            return self.fill_from_stream(io, len).await;
+        }
         let arrived = match self.ahead.take() {
             Some((at, mut ahead)) if at == self.position => {
                 Some(ahead.0.take().expect("it is given up by dropping it").await?)
@@ -320,7 +377,11 @@ impl BatchScan {
             _ => None,
         };
         let left = usize::try_from(self.file_len - self.position).unwrap_or(usize::MAX);
-        let at_once = if self.reads_ahead { AHEAD_READ_BYTES } else { BATCH_READ_BYTES };
+        let at_once = match &self.governor {
+            _ if self.reads_ahead => AHEAD_READ_BYTES,
+            Some(_) => READ_BYTES,
+            None => BATCH_READ_BYTES,
+        };
         self.bytes = match arrived.filter(|bytes| bytes.len() >= len) {
             Some(bytes) => bytes,
             None => self.read(io, len.max(at_once).min(left)).await?,
@@ -332,6 +393,37 @@ impl BatchScan {
         Ok(())
     }
 
+    /// The same from the stream. What is in two parts of it is put together, and no more than that.
+    async fn fill_from_stream(&mut self, io: &Io, len: usize) -> Result<(), Error> {
+        let stream = self.stream.as_mut().expect("the caller looked");
+        let seen = self.bytes.len().min((self.position - self.bytes_at) as usize);
+        let mut parts = vec![self.bytes.slice(seen..self.bytes.len()), std::mem::take(&mut self.behind)];
+        let mut known: usize = parts.iter().map(|part| part.len()).sum();
+        while known < len {
+            let next = stream.next().await?;
+            if next.is_empty() {
+                break;
+            }
+            known += next.len();
+            parts.push(next);
+        }
+        parts.retain(|part| !part.is_empty());
+        self.bytes_at = self.position;
+        self.bytes = match parts.len() {
+            0 | 1 => parts.pop().unwrap_or_default(),
+            _ => {
+                let mut joined = io.buffer(len);
+                for part in parts {
+                    let taken = part.len().min(len - joined.len());
+                    joined.extend_from_slice(&part[..taken]);
+                    self.behind = part.slice(taken..part.len());
+                }
+                joined.freeze()
+            }
+        };
+        Ok(())
+    }
+
     /// Begins to read from the first batch on that is not here as a whole.
     fn read_ahead(&mut self, io: &Io) {
         let from = self.bytes_at + whole_batches_len(&self.bytes) as u64;
@@ -339,8 +431,9 @@ impl BatchScan {
         if from > self.bytes_at && left > 0 {
             let (io, file) = (io.clone(), self.file.clone());
             let len = usize::try_from(left).unwrap_or(usize::MAX).min(AHEAD_READ_BYTES);
-            let reader = io.clone();
+            let (reader, governor) = (io.clone(), self.governor.clone());
             let task = io.spawn(async move {
+                let _permit = permit(governor.as_ref(), len).await;
                 let (read, buffer) = reader.read(&file, from, reader.buffer(len), len).await;
                 read.map(|_| buffer.freeze())
             });
@@ -350,6 +443,7 @@ impl BatchScan {
 
     /// Reads `len` bytes from the current position on.
     async fn read(&self, io: &Io, len: usize) -> Result<Lease, Error> {
+        let _permit = permit(self.governor.as_ref(), len).await;
         if !self.is_direct {
             return Ok(io.read_lease(&self.file, self.position, len).await?);
         }
@@ -359,6 +453,13 @@ impl BatchScan {
         let (read, buffer) = io.read(&self.file, from, Buffer::aligned(blocks), blocks).await;
         let end = read?.min(before + len);
         Ok(buffer.freeze().slice(before.min(end)..end))
+    }
+}
+
+async fn permit(governor: Option<&Rc<Core>>, bytes: usize) -> Option<ColdPermit> {
+    match governor {
+        Some(core) => Some(core.admit_cold(bytes).await),
+        None => None,
     }
 }
 

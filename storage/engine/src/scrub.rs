@@ -10,6 +10,7 @@
 //!                                                     └── checked by the scrub, around the page cache
 //! ```
 
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use heddle_io::{File, Io, OpenOptions};
 use heddle_record::{LeaderEpoch, LogId, Offset};
 
+use crate::cold::ColdStream;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::layout::SegmentFile;
@@ -27,6 +29,8 @@ use crate::statistics::ScrubStatistics;
 
 /// Bytes that are checked between two pauses.
 const STEP_BYTES: u64 = 1 << 20;
+/// Bytes that one read waits to be checked, and the rest of a batch.
+const CHECKED_BYTES_MAX: u64 = 4 << 20;
 /// A round begins this long after the one before it began, at the earliest, and this long after a start.
 const ROUND_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 const START_PAUSE: Duration = Duration::from_secs(60);
@@ -92,7 +96,13 @@ impl LogInner {
         let opened = open_uncached(self.io(), &path).await;
         drop(reader);
         let checked = match opened {
-            Ok((file, direct)) => self.check_batches(file, start, size, Speed::Scrub { direct }).await,
+            Ok((file, direct)) => {
+                let mut scan = scan_of(file, start, size).governed(&self.core);
+                if direct {
+                    scan = scan.direct();
+                }
+                self.check_batches(&mut scan, Speed::Scrub, u64::MAX).await
+            }
             Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let reason = "the file is missing".to_owned();
                 Err(Error::Damaged { path, position: 0, offset: segment, reason })
@@ -109,36 +119,50 @@ impl LogInner {
         }
     }
 
-    /// Checks stored batches of a sealed segment that may not be in memory, before they are served.
+    /// Checks batches of a segment's file from `start` up to `end` before they are served, if it is sealed and they were not
+    /// checked since they came from the disk. Returns how far they may be served: all the way, or some megabytes.
     ///
     /// # Errors
     /// [`Error::Damaged`]; the disk's.
-    pub(crate) async fn check_cold(&self, file: &File, start: Boundary, end: u64) -> Result<(), Error> {
-        let is_sealed = start.segment < self.state.borrow().written.segment;
-        let len = usize::try_from(end - start.position).expect("a segment is below 2 GiB");
-        if !is_sealed || self.io().is_resident(file, start.position, len) {
-            return Ok(());
+    pub(crate) async fn check_cold(&self, file: &File, start: Boundary, end: Boundary) -> Result<Boundary, Error> {
+        let range = start.position..end.position;
+        let Some(size) = self.unchecked(file, start.segment, &range) else { return Ok(end) };
+        let stream = ColdStream::new(&self.core, file.clone(), range.start, range.end);
+        let mut scan = scan_of(file.clone(), start, range.end).streaming(stream);
+        let enough = range.start.saturating_add(CHECKED_BYTES_MAX);
+        let checked = self.check_batches(&mut scan, Speed::Full, enough).await;
+        self.note_damage(start.segment, self.unless_replaced(start.segment, size, checked))?;
+        let reached = scan.position();
+        if let Some(segment) = self.state.borrow_mut().segment(start.segment).filter(|segment| segment.size == size) {
+            segment.checked.get_or_insert_default().borrow_mut().insert(range.start..reached);
         }
-        let size = self.state.borrow_mut().segment(start.segment).map_or(0, |segment| segment.size);
-        let checked = self.check_batches(file.clone(), start, end, Speed::Full).await;
-        self.note_damage(start.segment, self.unless_replaced(start.segment, size, checked))
+        Ok(if reached == range.end { end } else { Boundary { offset: scan.next_offset(), position: reached, ..start } })
     }
 
-    /// Checks every batch from `start` up to `end`, where a batch ends.
-    async fn check_batches(&self, file: File, start: Boundary, end: u64, speed: Speed) -> Result<(), Error> {
-        let path = file.path().to_owned();
+    /// The size of a sealed segment, if not all bytes of `range` of it were checked since they came from the disk.
+    fn unchecked(&self, file: &File, segment: Offset, range: &Range<u64>) -> Option<u64> {
+        let len = usize::try_from(range.end - range.start).expect("a segment is below 2 GiB");
+        let is_resident = self.io().is_resident(file, range.start, len);
+        let mut state = self.state.borrow_mut();
+        let is_sealed = segment < state.written.segment;
+        let segment = state.segment(segment).filter(|_| is_sealed)?;
+        let is_checked = segment.checked.as_ref().is_some_and(|checked| {
+            let mut checked = checked.borrow_mut();
+            checked.note(range, is_resident);
+            is_resident && checked.contain(range)
+        });
+        (!is_checked).then_some(segment.size)
+    }
+
+    /// Checks every batch of a walk that ends where a batch does, or until it has passed position `enough`.
+    async fn check_batches(&self, scan: &mut BatchScan, speed: Speed, enough: u64) -> Result<(), Error> {
+        let path = scan.path().to_owned();
         let truncations = self.state.borrow().truncations;
-        // Offsets ascend; whether they do without gaps was checked when they came, and compaction makes some.
-        let mut scan =
-            BatchScan::new(file, end, start.position, start.offset, LeaderEpoch::NONE, Continuity::Ascending);
-        if matches!(speed, Speed::Scrub { direct: true }) {
-            scan = scan.direct();
-        }
-        let mut paid = start.position;
+        let mut paid = scan.position();
         loop {
             let misfit = match scan.next(self.io()).await? {
-                Scanned::Batch(..) => None,
-                Scanned::End => {
+                Scanned::Batch(batch, _) if batch.end() < enough => None,
+                Scanned::Batch(..) | Scanned::End => {
                     self.pause(scan.position() - paid, speed).await;
                     return Ok(());
                 }
@@ -170,7 +194,9 @@ impl LogInner {
 
     /// Keeps the scrub to its speed; a reader who waits only lets others run.
     async fn pause(&self, bytes: u64, speed: Speed) {
-        let Speed::Scrub { .. } = speed else { return self.io().yield_now().await };
+        if speed == Speed::Full {
+            return self.io().yield_now().await;
+        }
         self.core.meters.count_scrub(ScrubStatistics { bytes, ..ScrubStatistics::default() });
         let rate = self.core.config.scrub_bytes_per_second.max(1);
         let pause = Duration::from_secs_f64(bytes as f64 / rate as f64);
@@ -221,16 +247,19 @@ impl LogInner {
     }
 }
 
-/// How fast to read, and how.
+/// How fast to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speed {
     /// Somebody waits for it.
     Full,
     /// In the background.
-    Scrub {
-        /// The file was opened around the page cache.
-        direct: bool,
-    },
+    Scrub,
+}
+
+/// A walk from `start` up to `end`, where a batch ends.
+fn scan_of(file: File, start: Boundary, end: u64) -> BatchScan {
+    // Offsets ascend; whether they do without gaps was checked when they came, and compaction makes some.
+    BatchScan::new(file, end, start.position, start.offset, LeaderEpoch::NONE, Continuity::Ascending)
 }
 
 /// Opens a file so that its bytes come from the medium and leave the page cache alone, where the file system can.

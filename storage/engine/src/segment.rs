@@ -4,12 +4,15 @@
 //! next), and the creation of a segment's file before its first write. A failed write takes the log offline; it is never
 //! tried again, because how much of it is on disk is not known.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_io::{File, Lease, OpenOptions};
 use heddle_record::{LogId, Offset, Timestamp};
 
+use crate::checked::CheckedRanges;
+use crate::cold::Commit;
 use crate::config::{LogConfig, PlantedBug};
 use crate::error::Error;
 use crate::index::{IndexBuilder, OFFSET_ENTRY_LEN, TimeEntry};
@@ -38,6 +41,8 @@ pub(crate) struct Segment {
     pub(crate) index_complete: bool,
     /// What the medium has lost of it; it is not read then.
     pub(crate) damage: Option<Error>,
+    /// What was checked of it since it came from the disk, once it is sealed.
+    pub(crate) checked: Option<Rc<RefCell<CheckedRanges>>>,
 }
 
 impl Segment {
@@ -53,6 +58,7 @@ impl Segment {
             entry_synced: false,
             index_complete: false,
             damage: None,
+            checked: None,
         }
     }
 
@@ -181,7 +187,7 @@ impl LogInner {
         let mut pieces = self.state.borrow().tail.borrow().blocks(burst.segment, from, end);
         pieces.extend(heddle_io::zeros(growth.zeros as usize));
         self.state.borrow_mut().note_unsettled(burst.segment, end, growth.in_place);
-        self.core.device.write(self.io(), file, from, pieces).await?;
+        self.core.commit(Commit::Write, self.core.device.write(self.io(), file, from, pieces)).await?;
         self.state.borrow_mut().space_of(burst.segment).touch(to + growth.zeros);
         Ok(())
     }

@@ -323,8 +323,9 @@ impl LogInner {
     /// Whatever opening the file gives.
     pub(crate) async fn scan_headers(&self, segment: Offset, position: u64, end: u64) -> Result<HeaderScan, Error> {
         let file = self.open_file(segment, SegmentFile::Log, OpenOptions::read_write()).await?;
-        let tail = Rc::clone(&self.state.borrow().tail);
-        Ok(HeaderScan::new(file, position, end).with_tail(tail, segment))
+        let mut state = self.state.borrow_mut();
+        let checked = state.segment(segment).and_then(|segment| segment.checked.clone());
+        Ok(HeaderScan::new(file, position, end).with_tail(Rc::clone(&state.tail), segment).noting(checked))
     }
 
     /// Where to start looking in a segment for the first record at or after `timestamp`: every batch before is earlier.

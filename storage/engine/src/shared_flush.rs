@@ -17,6 +17,7 @@ use std::rc::Rc;
 
 use heddle_io::{Failed, File, Io, Rounds};
 
+use crate::cold::Commit;
 use crate::error::Error;
 use crate::log::LogInner;
 
@@ -86,7 +87,7 @@ async fn run(core: &crate::engine::Core) {
     let result = if core.device.is_write_through() {
         Ok(())
     } else {
-        core.meters.flush(&core.io, core.dir.flush_device(&core.io)).await
+        core.commit(Commit::Flush, core.meters.flush(&core.io, core.dir.flush_device(&core.io))).await
     };
     for (log, plan) in planned {
         log.shared_flush_ended(plan, &result);

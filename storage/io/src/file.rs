@@ -369,6 +369,15 @@ impl Io {
         }
     }
 
+    /// Has the kernel read nothing of this file into memory but what it is asked for. A hint: where it is not taken (by the
+    /// simulator, which reads nothing ahead, or by a file system) nothing else changes.
+    pub fn disable_read_ahead(&self, file: &File) {
+        if let FileKind::Os(descriptor) = &file.inner.kind {
+            use std::os::fd::AsRawFd;
+            os::disable_read_ahead(descriptor.as_raw_fd());
+        }
+    }
+
     /// Writes all `pieces`, one after the other, at `position`. Any number of pieces of any size.
     ///
     /// The operation begins when this is called, not when it is first polled: of two calls in a row, the first is the

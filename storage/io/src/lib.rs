@@ -16,7 +16,7 @@
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
 //! | `ring.rs`, `wake.rs`, `spin.rs` | what crosses cores: the ring and the wake-up; waiting awake for it |
-//! | `rounds.rs` | work that many cores want and one does |
+//! | `rounds.rs`, `budget.rs` | work that many cores want and one does; what they together have in flight |
 //! | `uring.rs` (with `flight.rs`, `inline.rs`), `blocking.rs`, `sim.rs` | the backends |
 //! | `foreign.rs`, `tokio_uring.rs`, `glommio.rs` | backends of files only, on foreign runtimes; behind features |
 //! | `counters.rs`, `load.rs`, `latencies.rs` | [`Counters`]: what a core has asked of the kernel; [`Load`]: how it spends its time; [`Latencies`]: a histogram |
@@ -28,6 +28,7 @@
 mod append_buffer;
 mod arrival;
 mod blocking;
+mod budget;
 mod buffer;
 mod counters;
 mod error;
@@ -67,6 +68,7 @@ mod zeros;
 
 pub use append_buffer::AppendBuffer;
 pub use arrival::Arrived;
+pub use budget::Budget;
 pub use buffer::{Buffer, DIRECT_ALIGNMENT, Lease};
 pub use counters::Counters;
 pub use error::Error;

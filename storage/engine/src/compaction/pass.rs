@@ -232,7 +232,7 @@ impl Pass<'_> {
     async fn scan(&self, source: Source) -> Result<BatchScan, Error> {
         let file = self.log.open_file(source.base, SegmentFile::Log, OpenOptions::read_write()).await?;
         let (any, ascending) = (LeaderEpoch::NONE, Continuity::Ascending);
-        Ok(BatchScan::new(file, source.size, 0, source.base, any, ascending).reading_ahead())
+        Ok(BatchScan::new(file, source.size, 0, source.base, any, ascending).reading_ahead().governed(&self.log.core))
     }
 
     /// Writes the first of these segments again, if anything of it goes, as one with those behind it that fit. Returns how

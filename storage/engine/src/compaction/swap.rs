@@ -149,8 +149,8 @@ pub(crate) async fn read_manifest(io: &Io, path: &Path) -> Result<Manifest, Erro
     })
 }
 
-/// Brings to its end what a power cut interrupted. `files` are the base offsets of the `.log` files; `cleaned` the base offsets and generations
-/// of the files of rewritten segments.
+/// Brings to its end what a power cut interrupted. `files` are the base offsets of the `.log` files; `cleaned` the base
+/// offsets and generations of the files of rewritten segments.
 ///
 /// # Errors
 /// The disk's.

@@ -3,6 +3,7 @@
 
 use heddle_engine::DeviceChoice;
 
+mod cold;
 mod compaction;
 mod data_dir;
 mod failing_disk;

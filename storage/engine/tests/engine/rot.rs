@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::harness::*;
-use heddle_engine::{Engine, EngineConfig, Error, Log, ReadError};
+use heddle_engine::{Engine, EngineConfig, Error, Log, LogConfig, ReadError};
 use heddle_io::Io;
 use heddle_io::sim::Host;
 
@@ -118,12 +118,66 @@ fn the_scrub_reads_the_medium_of_a_real_disk() {
         let (engine, log) = cold(&io, home.path(), AT_ONCE).await;
         engine.scrub_round().await;
         assert_eq!(read_all(&io, &log).await.len(), 7);
-        let path = files(home.path(), log.name(), ".log").remove(1);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[1500] ^= 8;
-        std::fs::write(&path, bytes).unwrap();
+        rot(&files(home.path(), log.name(), ".log")[1]);
         engine.scrub_round().await;
         assert_not_served(&log).await;
+    });
+}
+
+/// A segment of a real disk, damaged; everything of it is in the page cache.
+fn rot(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[1500] ^= 8;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn pages_that_the_kernel_or_another_process_has_read_are_checked_too() {
+    run(|io| async move {
+        let home = home();
+        let (_engine, log) = cold(&io, home.path(), SLOWLY).await;
+        rot(&files(home.path(), log.name(), ".log")[1]);
+        assert_not_served_once_read(&log).await;
+    });
+}
+
+#[test]
+fn what_the_page_cache_has_given_up_is_checked_again() {
+    run(|io| async move {
+        let home = home();
+        let (_engine, log) = cold(&io, home.path(), SLOWLY).await;
+        assert_eq!(read_all(&io, &log).await.len(), 7);
+        let path = files(home.path(), log.name(), ".log").remove(1);
+        rot(&path);
+        let file = std::fs::File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert_not_served_once_read(&log).await;
+    });
+}
+
+#[test]
+fn a_reader_waits_for_the_check_of_some_megabytes_only() {
+    simulate(5, |io, host| async move {
+        let config = LogConfig { segment_bytes: 16 << 20, ..LogConfig::default() };
+        let open = async || {
+            let engine = open_engine(&io, Path::new("/data"), EngineConfig::default()).await;
+            let log = engine.open_log(name("orders", 0), config.clone()).await.unwrap();
+            (engine, log)
+        };
+        let (engine, log) = open().await;
+        for _ in 0..20 {
+            commit(&log, batch(1, 900_000)).await;
+        }
+        engine.close().await.unwrap();
+        drop((engine, log));
+        let (_engine, log) = open().await;
+        log.set_high_watermark(offset(20));
+        let before = host.counters().bytes_read;
+        let out = log.read(offset(0), EVERYTHING).await.unwrap();
+        assert_eq!(out.next_offset, offset(5), "the first that reaches 4 MiB is the last");
+        assert!(host.counters().bytes_read - before < 8 << 20, "and not much more is read");
+        assert_eq!(read_all(&io, &log).await.len(), 20);
     });
 }
 

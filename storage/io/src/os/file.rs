@@ -382,6 +382,12 @@ pub(crate) fn try_hold(file: RawFd, how: Hold) -> io::Result<bool> {
     }
 }
 
+/// `POSIX_FADV_RANDOM` for the whole file, as far as it is opened here.
+pub(crate) fn disable_read_ahead(file: RawFd) {
+    // SAFETY: plain numbers. Whoever does not take the hint answers with an error that says nothing else.
+    unsafe { libc::posix_fadvise(file, 0, 0, libc::POSIX_FADV_RANDOM) };
+}
+
 /// Whether all these bytes of a file are in memory; false if the kernel (before 6.5) or the file system cannot tell.
 pub(crate) fn is_resident(file: RawFd, position: u64, len: usize) -> bool {
     const SYS_CACHESTAT: libc::c_long = 451;

@@ -153,6 +153,7 @@ struct InFlight {
 pub(crate) struct Disk {
     model: FaultModel,
     timing: DiskTiming,
+    bytes_per_second: Option<u64>,
     random: Random,
     files: BTreeMap<Inode, Content>,
     paths: BTreeMap<Inode, PathBuf>,
@@ -181,6 +182,7 @@ impl Disk {
         Disk {
             model,
             timing: DiskTiming::default(),
+            bytes_per_second: None,
             random,
             files: BTreeMap::new(),
             paths: BTreeMap::new(),
@@ -220,6 +222,8 @@ impl Disk {
         self.operation_next += 1;
         let (changes_end, journal_end) = (ChangeNumber(self.change_next), self.tree.journal_end());
         self.in_flight.insert(id, InFlight { request, effect, changes_end, journal_end });
+        let reads_in_flight = self.in_flight.values().map(|operation| operation.request.bytes_to_read()).sum();
+        self.counters.reads_in_flight_bytes_max = self.counters.reads_in_flight_bytes_max.max(reads_in_flight);
         (id, self.duration(kind) + extra)
     }
 
@@ -327,6 +331,20 @@ impl Disk {
 
     pub(crate) fn set_claimed(&mut self, claimed: Option<FaultModel>) {
         self.claimed = claimed;
+    }
+
+    /// How fast bytes come and go; `None` is endlessly.
+    pub(crate) fn set_bandwidth(&mut self, bytes_per_second: Option<u64>) {
+        self.bytes_per_second = bytes_per_second;
+    }
+
+    /// How long the device is at nothing else than this request.
+    pub(crate) fn transfer_time(&self, request: &Request) -> Duration {
+        let bytes = match request {
+            Request::Write { bytes, .. } => bytes.len() as u64,
+            other => other.bytes_to_read(),
+        };
+        self.bytes_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / rate as f64))
     }
 
     pub(crate) fn set_timing(&mut self, timing: DiskTiming) {

@@ -123,6 +123,8 @@ pub struct DiskCounters {
     pub bytes_written: u64,
     /// Bytes that were read.
     pub bytes_read: u64,
+    /// The most bytes of reads that were in flight at a time.
+    pub reads_in_flight_bytes_max: u64,
 }
 
 impl DiskCounters {

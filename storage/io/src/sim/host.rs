@@ -127,6 +127,12 @@ impl Host {
         self.world().machine(self.id).disk.set_timing(timing);
     }
 
+    /// Sets how many bytes the disk moves in a second, of one operation after the other: each waits for those that were issued
+    /// before it, flushes too. `None`, as at first, lets no operation wait for another.
+    pub fn set_disk_bandwidth(&self, bytes_per_second: Option<u64>) {
+        self.world().machine(self.id).disk.set_bandwidth(bytes_per_second);
+    }
+
     /// Plants a fault. It goes with the process.
     pub fn plant(&self, fault: Fault) {
         self.world().machine(self.id).disk.plant(fault);

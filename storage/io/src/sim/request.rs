@@ -59,6 +59,11 @@ impl Request {
         }
     }
 
+    /// Bytes that it asks for.
+    pub(crate) fn bytes_to_read(&self) -> u64 {
+        if let Request::Read { length, .. } = self { *length as u64 } else { 0 }
+    }
+
     /// The open file that it concerns.
     pub(crate) fn file(&self) -> Option<Inode> {
         match self {

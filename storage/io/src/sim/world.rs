@@ -43,6 +43,8 @@ pub(crate) struct Machine {
     /// The disk before the last planned power cut.
     pub(crate) disk_at_cut: Option<Disk>,
     pub(crate) is_up: bool,
+    /// When the disk has moved all bytes that it was asked to move, on the world's clock.
+    disk_busy_until: u64,
     /// Counts the processes that ran here: what an earlier one left open is closed.
     process: u64,
     /// Monotonic time when the world's clock was zero, in nanoseconds; another after each power cut.
@@ -160,6 +162,7 @@ impl World {
             disk: Disk::new(FaultModel::default(), self.random.fork()),
             disk_at_cut: None,
             is_up: true,
+            disk_busy_until: 0,
             process: 0,
             clock_start: self.random.below(1 << 50),
             wall_clock_offset_ms: 0,
@@ -509,12 +512,15 @@ impl World {
 
     fn issue(&mut self, host: HostId, ticket: Ticket, request: Request) {
         self.note(b'I'.into(), request.digest());
-        let wall_clock = self.wall_clock(host);
+        let (wall_clock, now) = (self.wall_clock(host), self.now);
         let machine = self.machine(host);
         machine.disk.set_wall_clock(wall_clock);
+        let transfer = machine.disk.transfer_time(&request).as_nanos() as u64;
+        machine.disk_busy_until = machine.disk_busy_until.max(now) + transfer;
+        let queued = machine.disk_busy_until - now;
         let (operation, delay) = machine.disk.issue(request);
         let (process, cut_is_due) = (machine.process, machine.disk.cut_is_due(Some(operation)));
-        self.plan(self.now + delay.as_nanos() as u64, Due::Disk { host, process, operation, ticket });
+        self.plan(now + queued + delay.as_nanos() as u64, Due::Disk { host, process, operation, ticket });
         if cut_is_due {
             self.planned_cut(host);
         }
