@@ -9,8 +9,8 @@
 //!
 //! ```text
 //! a commit with no cold read beside it ──── is how long they usually take (a slow median)
-//! a commit beside cold reads ─┬─ at most twice as long ── the window grows by a step
-//!                             └─ longer ───────────────── it shrinks by half, to no less than one read
+//! a commit beside cold reads ─┬─ at most half as long again ── the window grows by a step
+//!                             └─ longer ───────────────────── it shrinks by half, to no less than one read
 //! none of the first kind for a while ── cold reads pause until there was one
 //! ```
 //!
@@ -18,6 +18,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,6 +30,8 @@ use crate::engine::Core;
 
 /// Bytes of one cold read at most.
 pub(crate) const READ_BYTES: usize = 128 << 10;
+/// Bytes that one read of a log waits for, and the rest of a batch.
+pub(crate) const WAITED_FOR_BYTES_MAX: u64 = 4 << 20;
 /// Bytes in flight while nobody appends.
 pub(crate) const QUIET_BYTES_MAX: usize = 2 << 20;
 /// Bounds of the window beside appends, and a step of its growth.
@@ -37,8 +40,8 @@ const WINDOW_MAX: usize = 1 << 20;
 const WINDOW_STEP: usize = 64 << 10;
 /// Appends are there until nothing was committed for this long.
 const LINGER: Duration = Duration::from_secs(10);
-/// How many times its usual time a commit may take beside cold reads, and how much longer in any case.
-const SLOWER_MAX: u32 = 2;
+/// How much longer than usual a commit may take beside cold reads: this part of its usual time, and a little in any case.
+const SLOWER_PART: u32 = 2;
 const SLACK: Duration = Duration::from_micros(200);
 /// How long what is usual is believed while there are cold reads beside each commit, and how long they pause at most for one
 /// without.
@@ -136,7 +139,7 @@ impl Usual {
     }
 
     fn is_exceeded_by(&self, took: Duration) -> bool {
-        self.time.get().is_none_or(|usual| took > usual * SLOWER_MAX + SLACK)
+        self.time.get().is_none_or(|usual| took > usual + usual / SLOWER_PART + SLACK)
     }
 }
 
@@ -241,6 +244,19 @@ impl Core {
         let _permit = self.admit_cold(len).await;
         let (read, buffer) = self.io.read(&file, position, self.io.buffer(len), len).await;
         read.map(|_| buffer.freeze())
+    }
+
+    /// Brings bytes of a file into the page cache that are not there, some megabytes at most: what follows is read when it is
+    /// sent.
+    pub(crate) async fn warm(self: &Rc<Self>, file: &File, range: Range<u64>) -> Result<(), heddle_io::Error> {
+        let end = range.end.min(range.start.saturating_add(WAITED_FOR_BYTES_MAX));
+        let len = usize::try_from(end - range.start).expect("some megabytes");
+        if self.io.is_resident(file, range.start, len) {
+            return Ok(());
+        }
+        let mut stream = ColdStream::new(self, file.clone(), range.start, end);
+        while !stream.next().await?.is_empty() {}
+        Ok(())
     }
 
     /// Reads that a stream should have in flight now.

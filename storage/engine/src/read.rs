@@ -168,7 +168,12 @@ impl LogInner {
         let mut files_to = in_memory_from;
         if start.position < in_memory_from {
             let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
-            reached = self.check_cold(&file, start, end).await?;
+            let is_sealed = start.segment < self.state.borrow().written.segment;
+            if is_sealed {
+                reached = self.check_cold(&file, start, end).await?;
+            } else {
+                self.core.warm(&file, start.position..in_memory_from).await?;
+            }
             if reached != end {
                 self.state.borrow_mut().remember(reached);
                 files_to = reached.position;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use heddle_io::{File, Io, OpenOptions};
 use heddle_record::{LeaderEpoch, LogId, Offset};
 
-use crate::cold::ColdStream;
+use crate::cold::{ColdStream, WAITED_FOR_BYTES_MAX};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::layout::SegmentFile;
@@ -29,8 +29,6 @@ use crate::statistics::ScrubStatistics;
 
 /// Bytes that are checked between two pauses.
 const STEP_BYTES: u64 = 1 << 20;
-/// Bytes that one read waits to be checked, and the rest of a batch.
-const CHECKED_BYTES_MAX: u64 = 4 << 20;
 /// A round begins this long after the one before it began, at the earliest, and this long after a start.
 const ROUND_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 const START_PAUSE: Duration = Duration::from_secs(60);
@@ -119,8 +117,8 @@ impl LogInner {
         }
     }
 
-    /// Checks batches of a segment's file from `start` up to `end` before they are served, if it is sealed and they were not
-    /// checked since they came from the disk. Returns how far they may be served: all the way, or some megabytes.
+    /// Checks batches of a sealed segment's file from `start` up to `end` before they are served, unless they were checked since
+    /// they came from the disk. Returns how far they may be served: all the way, or some megabytes.
     ///
     /// # Errors
     /// [`Error::Damaged`]; the disk's.
@@ -129,7 +127,7 @@ impl LogInner {
         let Some(size) = self.unchecked(file, start.segment, &range) else { return Ok(end) };
         let stream = ColdStream::new(&self.core, file.clone(), range.start, range.end);
         let mut scan = scan_of(file.clone(), start, range.end).streaming(stream);
-        let enough = range.start.saturating_add(CHECKED_BYTES_MAX);
+        let enough = range.start.saturating_add(WAITED_FOR_BYTES_MAX);
         let checked = self.check_batches(&mut scan, Speed::Full, enough).await;
         self.note_damage(start.segment, self.unless_replaced(start.segment, size, checked))?;
         let reached = scan.position();
@@ -139,13 +137,12 @@ impl LogInner {
         Ok(if reached == range.end { end } else { Boundary { offset: scan.next_offset(), position: reached, ..start } })
     }
 
-    /// The size of a sealed segment, if not all bytes of `range` of it were checked since they came from the disk.
+    /// The size of a segment, if not all bytes of `range` of it were checked since they came from the disk.
     fn unchecked(&self, file: &File, segment: Offset, range: &Range<u64>) -> Option<u64> {
         let len = usize::try_from(range.end - range.start).expect("a segment is below 2 GiB");
         let is_resident = self.io().is_resident(file, range.start, len);
         let mut state = self.state.borrow_mut();
-        let is_sealed = segment < state.written.segment;
-        let segment = state.segment(segment).filter(|_| is_sealed)?;
+        let segment = state.segment(segment)?;
         let is_checked = segment.checked.as_ref().is_some_and(|checked| {
             let mut checked = checked.borrow_mut();
             checked.note(range, is_resident);
