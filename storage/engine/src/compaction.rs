@@ -24,12 +24,14 @@ use crate::error::Error;
 use crate::log::{Log, LogInner};
 
 mod dirt;
+mod key_hash;
 mod manifest;
 mod offset_map;
 mod offset_set;
 mod pace;
 mod pass;
 mod rules;
+mod slot_group;
 mod survivors;
 mod swap;
 mod target;

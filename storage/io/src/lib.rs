@@ -11,7 +11,7 @@
 //! | `op.rs` | operations in flight and who owns their memory |
 //! | `timer.rs` | [`Monotonic`], sleeping, timeouts |
 //! | `buffer.rs`, `append_buffer.rs`, `recycle.rs` | [`Buffer`] and [`Lease`]; [`AppendBuffer`]; large memory that is used again |
-//! | `memory.rs` | how much memory there is |
+//! | `memory.rs`, `hints.rs` | how much memory there is; hints how it will be used |
 //! | `file.rs`, `socket.rs`, `arrival.rs`, `signal.rs` | the operations that [`Io`] offers |
 //! | `probe.rs` | [`DiskTraits`]: what a directory's file system and device can do |
 //! | `sync.rs` | primitives between tasks of one core |
@@ -39,6 +39,7 @@ mod flight;
 mod foreign;
 #[cfg(feature = "glommio")]
 mod glommio;
+mod hints;
 mod inline;
 mod inside;
 mod io;
@@ -74,6 +75,7 @@ pub use counters::Counters;
 pub use error::Error;
 pub use executor::{Executor, Panicked, Task};
 pub use file::{DirEntry, EntryKind, File, Hold, LockError, Metadata, OpenOptions, Opened};
+pub use hints::{prefer_huge_pages, prefetch};
 pub use io::{Backend, Io, IoConfig};
 pub use latencies::{Latencies, LatencyCounts};
 pub use load::Load;

@@ -36,17 +36,25 @@ impl<'a> Iterator for RecordKeys<'a> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next(|rest| match read_short(rest) {
-            Some((key, behind)) => {
-                *rest = behind;
-                Ok(key)
-            }
-            None => read(rest),
-        })
+        let Some(rest) = self.0.rest() else {
+            return self.0.end().map(Err);
+        };
+        let record = read_any(rest);
+        self.0.took(record)
     }
 }
 
 impl core::iter::FusedIterator for RecordKeys<'_> {}
+
+/// Takes a record off the front of `input`.
+#[inline(always)]
+fn read_any<'a>(input: &mut &'a [u8]) -> Result<RecordKey<'a>, RecordError> {
+    let Some((key, behind)) = read_short(input) else {
+        return read(input);
+    };
+    *input = behind;
+    Ok(key)
+}
 
 #[inline(never)]
 fn read<'a>(input: &mut &'a [u8]) -> Result<RecordKey<'a>, RecordError> {

@@ -275,24 +275,23 @@ impl<'a> Walk<'a> {
         Walk { rest: body, left: count, done: false }
     }
 
-    /// The next record, as `read` takes it off the front of what is left.
+    /// What is left, for the next record to be taken off its front and given to [`Walk::took`]; `None` after the last.
     #[inline(always)]
-    pub(crate) fn next<T>(
-        &mut self,
-        read: impl FnOnce(&mut &'a [u8]) -> Result<T, RecordError>,
-    ) -> Option<Result<T, RecordError>> {
-        if self.left <= 0 || self.done {
-            return self.end().map(Err);
-        }
+    pub(crate) fn rest(&mut self) -> Option<&mut &'a [u8]> {
+        if self.left <= 0 || self.done { None } else { Some(&mut self.rest) }
+    }
+
+    /// Goes beyond the next record, or ends at an error.
+    #[inline(always)]
+    pub(crate) fn took<T>(&mut self, record: Result<T, RecordError>) -> Option<Result<T, RecordError>> {
         self.left -= 1;
-        let record = read(&mut self.rest);
         self.done = record.is_err();
         Some(record)
     }
 
     /// What is wrong with the end, said once.
     #[inline(never)]
-    fn end(&mut self) -> Option<RecordError> {
+    pub(crate) fn end(&mut self) -> Option<RecordError> {
         let was_done = core::mem::replace(&mut self.done, true);
         match self.left {
             _ if was_done => None,
@@ -320,7 +319,11 @@ impl<'a> Iterator for RecordIter<'a> {
     type Item = Result<Record<'a>, RecordError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next(Record::read)
+        let Some(rest) = self.0.rest() else {
+            return self.0.end().map(Err);
+        };
+        let record = Record::read(rest);
+        self.0.took(record)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -28,18 +28,26 @@ impl<'a> RecordSpans<'a> {
 impl<'a> Iterator for RecordSpans<'a> {
     type Item = Result<&'a [u8], RecordError>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next(|rest| {
-            let mut body = *rest;
-            let length = usize::try_from(varint::read_i32(&mut body)?).map_err(|_| RecordError::Truncated)?;
-            let prefix = rest.len() - body.len();
-            // Both are below 2^31.
-            let (record, behind) = rest.split_at_checked(prefix + length).ok_or(RecordError::Truncated)?;
-            *rest = behind;
-            Ok(record)
-        })
+        let Some(rest) = self.0.rest() else {
+            return self.0.end().map(Err);
+        };
+        let record = read_span(rest);
+        self.0.took(record)
     }
+}
+
+/// Takes a record off the front of `input`.
+#[inline(always)]
+fn read_span<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], RecordError> {
+    let mut body = *input;
+    let length = usize::try_from(varint::read_i32(&mut body)?).map_err(|_| RecordError::Truncated)?;
+    let prefix = input.len() - body.len();
+    // Both are below 2^31.
+    let (record, behind) = input.split_at_checked(prefix + length).ok_or(RecordError::Truncated)?;
+    *input = behind;
+    Ok(record)
 }
 
 impl core::iter::FusedIterator for RecordSpans<'_> {}

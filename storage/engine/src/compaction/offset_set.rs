@@ -6,7 +6,7 @@
 use heddle_record::Offset;
 
 /// Offsets of a piece.
-const PIECE_OFFSETS: i64 = 4096;
+pub(crate) const PIECE_OFFSETS: i64 = 4096;
 const WORDS: usize = PIECE_OFFSETS as usize / 64;
 /// What a piece takes while something is in it, in bytes.
 pub(crate) const PIECE_BYTES: usize = size_of::<Piece>() + WORDS * 8;
@@ -35,24 +35,34 @@ impl OffsetSet {
         self.pieces.len() * size_of::<Piece>() + self.used * WORDS * 8
     }
 
-    /// Bytes that it will take more once `offset`, larger than all before, is in it.
+    /// Bytes that it will take more once the offsets from `first` to `last`, larger than all before, are in it.
     #[inline]
-    pub(crate) fn bytes_for(&self, offset: Offset) -> usize {
-        let number = offset.get() / PIECE_OFFSETS;
+    pub(crate) fn bytes_for(&self, first: Offset, last: Offset) -> usize {
+        let (first, end) = (piece_of(first), piece_of(last) + 1);
         match self.pieces.last() {
-            Some(last) if last.number == number && last.bits.is_some() => 0,
-            Some(last) if last.number == number => WORDS * 8,
-            _ => PIECE_BYTES,
+            Some(piece) if piece.number == first => {
+                (end - first - 1) as usize * PIECE_BYTES + if piece.bits.is_some() { 0 } else { WORDS * 8 }
+            }
+            _ => (end - first) as usize * PIECE_BYTES,
         }
     }
 
-    /// Puts an offset in that is not smaller than the largest that ever was.
+    /// Puts the offsets from `first` to `last` in. None is smaller than the largest that ever was.
     ///
     /// # Panics
-    /// If it is smaller by a piece.
+    /// If the first is smaller by a piece.
     #[inline]
-    pub(crate) fn insert(&mut self, offset: Offset) {
-        let number = offset.get() / PIECE_OFFSETS;
+    pub(crate) fn insert_all(&mut self, first: Offset, last: Offset) {
+        for number in piece_of(first)..=piece_of(last) {
+            let start = number * PIECE_OFFSETS;
+            let (low, high) = ((first.get() - start).max(0), (last.get() - start).min(PIECE_OFFSETS - 1));
+            self.insert_into(number, low as usize, high as usize);
+        }
+    }
+
+    /// Puts the offsets into the last piece, or the one behind it, whose places in it are `low` to `high`.
+    #[inline]
+    fn insert_into(&mut self, number: i64, low: usize, high: usize) {
         if self.pieces.last().is_none_or(|last| last.number != number) {
             assert!(self.pieces.last().is_none_or(|last| last.number < number), "offsets ascend");
             self.pieces.push(Piece { number, count: 0, bits: None });
@@ -62,15 +72,17 @@ impl OffsetSet {
             self.used += 1;
         }
         let bits = piece.bits.get_or_insert_with(|| Box::new([0; WORDS]));
-        let (word, bit) = place(offset);
-        piece.count += u32::from(bits[word] & bit == 0);
-        bits[word] |= bit;
+        for word in low / 64..=high / 64 {
+            let new = between(word, low, high) & !bits[word];
+            piece.count += new.count_ones();
+            bits[word] |= new;
+        }
     }
 
     /// Takes an offset out, if it is in.
     #[inline]
     pub(crate) fn remove(&mut self, offset: Offset) {
-        let Some(index) = self.find(offset.get() / PIECE_OFFSETS) else { return };
+        let Some(index) = self.find(piece_of(offset)) else { return };
         let piece = &mut self.pieces[index];
         let Some(bits) = &mut piece.bits else { return };
         let (word, bit) = place(offset);
@@ -85,7 +97,7 @@ impl OffsetSet {
     /// Whether an offset is in.
     #[inline]
     pub(crate) fn contains(&self, offset: Offset) -> bool {
-        let bits = self.find(offset.get() / PIECE_OFFSETS).and_then(|index| self.pieces[index].bits.as_ref());
+        let bits = self.find(piece_of(offset)).and_then(|index| self.pieces[index].bits.as_ref());
         let (word, bit) = place(offset);
         bits.is_some_and(|bits| bits[word] & bit != 0)
     }
@@ -93,7 +105,7 @@ impl OffsetSet {
     /// Which of the 64 offsets are in of which `offset` is one: a bit each, the lowest for the first.
     #[inline]
     fn word(&self, offset: Offset) -> u64 {
-        let bits = self.find(offset.get() / PIECE_OFFSETS).and_then(|index| self.pieces[index].bits.as_ref());
+        let bits = self.find(piece_of(offset)).and_then(|index| self.pieces[index].bits.as_ref());
         bits.map_or(0, |bits| bits[place(offset).0])
     }
 
@@ -134,21 +146,31 @@ impl OffsetSet {
     }
 }
 
+/// The number of the piece that an offset is in.
+#[inline]
+fn piece_of(offset: Offset) -> i64 {
+    // A shift, as none is negative.
+    offset.get() >> PIECE_OFFSETS.ilog2()
+}
+
+/// The bits of a word of a piece that are for the places from `low` to `high`.
+#[inline]
+fn between(word: usize, low: usize, high: usize) -> u64 {
+    let above = if word == low / 64 { u64::MAX << (low % 64) } else { u64::MAX };
+    let below = if word == high / 64 { u64::MAX >> (63 - high % 64) } else { u64::MAX };
+    above & below
+}
+
 /// The word of a piece that has an offset's bit, and the bit.
 #[inline]
 fn place(offset: Offset) -> (usize, u64) {
-    let within = offset.get() % PIECE_OFFSETS;
-    ((within / 64) as usize, 1 << (within % 64))
+    let within = offset.get() as usize % PIECE_OFFSETS as usize;
+    (within / 64, 1 << (within % 64))
 }
 
 /// How many of the bits from `low` to `high` are set.
 fn count_between(bits: &[u64; WORDS], low: usize, high: usize) -> u64 {
-    let words = (low / 64..=high / 64).map(|word| {
-        let above = if word == low / 64 { u64::MAX << (low % 64) } else { u64::MAX };
-        let below = if word == high / 64 { u64::MAX >> (63 - high % 64) } else { u64::MAX };
-        u64::from((bits[word] & above & below).count_ones())
-    });
-    words.sum()
+    (low / 64..=high / 64).map(|word| u64::from((bits[word] & between(word, low, high)).count_ones())).sum()
 }
 
 #[cfg(test)]
@@ -167,10 +189,12 @@ mod tests {
         let mut offset = 1_000_000_i64;
         for round in 0..20_000 {
             offset += if round % 1000 == 999 { 1 << 40 } else { 1 + chance(9) as i64 };
-            let more = set.bytes() + set.bytes_for(Offset::new(offset));
-            set.insert(Offset::new(offset));
+            let last = offset + if chance(100) == 0 { chance(9_000) as i64 } else { 0 };
+            let more = set.bytes() + set.bytes_for(Offset::new(offset), Offset::new(last));
+            set.insert_all(Offset::new(offset), Offset::new(last));
             assert_eq!(set.bytes(), more);
-            model.insert(offset);
+            model.extend(offset..=last);
+            offset = last;
             let gone = *model.range(offset - chance(2_000) as i64..).next().unwrap();
             set.remove(Offset::new(gone));
             model.remove(&gone);

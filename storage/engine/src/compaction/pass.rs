@@ -34,8 +34,9 @@ use crate::opening::COMPRESSED_HERE_MAX;
 use crate::scan::{BatchScan, Continuity, Scanned};
 use crate::segment::Segment;
 
-/// Bytes that are copied, and gathered to be written, at once.
-pub(super) const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes that are copied, and gathered to be written, at once: what is written is still near the core, and little enough to
+/// be written by the core itself.
+pub(super) const CHUNK_BYTES: usize = 128 << 10;
 /// Records that are looked at before the clock is.
 const RECORDS_PER_LOOK: usize = 256;
 /// A segment may grow when a delete horizon takes the place of its timestamps; it never gets here.
@@ -178,7 +179,9 @@ impl Pass<'_> {
     /// Maps the dirty part, as far as memory goes.
     async fn rules(&mut self) -> Result<Rules, Error> {
         let io = self.log.io();
-        let mut survivors = Survivors::new(io.random_bytes16(), self.map_bytes_max);
+        let dirty = self.job.end.distance_from(self.job.first_dirty);
+        let offsets_max = dirty.and_then(|dirty| usize::try_from(dirty).ok()).unwrap_or(usize::MAX);
+        let mut survivors = Survivors::new(io.random_bytes16(), self.map_bytes_max, offsets_max);
         let end = if self.job.tombstones_only { self.job.end } else { self.map_dirty(&mut survivors).await? };
         self.done.keys = survivors.keys() as u64;
         self.done.key_bytes_max = survivors.bytes() as u64;

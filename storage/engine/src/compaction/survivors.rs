@@ -4,31 +4,33 @@
 //! key is hashed again nor, where all records of a batch stay or none, the batch taken apart. Below that part a record is
 //! looked up by its key. All of it together stays within the memory that compaction may have.
 //!
-//! A look at a table of many megabytes waits for memory. Keys are gathered, and the places of a few dozen touched before
-//! the first is needed, so that the processor waits for all of them at once.
-
-use std::hint::black_box;
+//! A look at a table of many megabytes waits for memory. Keys are gathered, a few dozen at a time, and their places brought
+//! near meanwhile, so that nothing is waited for when it is their turn.
 
 use heddle_record::Offset;
 
-use super::offset_map::{Full, KeyHash, OffsetMap};
-use super::offset_set::OffsetSet;
+use super::key_hash::{KeyHash, KeyHasher};
+use super::offset_map::{Full, OffsetMap};
+use super::offset_set::{OffsetSet, PIECE_BYTES, PIECE_OFFSETS};
 
-/// Keys whose places are touched together: about what a processor can wait for at a time, twice.
+/// Keys that are gathered: as many as it takes for the first one's place to arrive, and few enough for the nearest cache.
 const GATHERED: usize = 32;
 
 /// What is known of the records in question.
 #[derive(Debug)]
 pub(crate) struct Survivors {
+    hasher: KeyHasher,
     map: OffsetMap,
     /// Those that are the last of their keys.
     last: OffsetSet,
     /// Those without a value, the last of their keys or not.
     tombstones: OffsetSet,
     bytes_max: usize,
+    /// The first offset that was noted: what the map counts from, beginning with 1.
+    base: Option<Offset>,
+    /// Keys that are known.
+    keys: usize,
     waiting: Vec<Waiting>,
-    /// Of these the records before that had the same keys.
-    replaced: Vec<Offset>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,21 +51,26 @@ pub(crate) struct Questions {
 }
 
 impl Survivors {
-    /// Nothing known yet; at most `bytes_max` bytes will be taken, but always enough for a few keys.
-    pub(crate) fn new(secret: [u8; 16], bytes_max: usize) -> Survivors {
+    /// Nothing known yet; at most `bytes_max` bytes will be taken, but always enough for a few keys. `offsets_max` is how many
+    /// offsets there are from the first record that will be noted to the last.
+    pub(crate) fn new(secret: [u8; 16], bytes_max: usize, offsets_max: usize) -> Survivors {
+        // What a bit for each takes is not for keys.
+        let bits = offsets_max.div_ceil(PIECE_OFFSETS as usize).saturating_mul(PIECE_BYTES);
         Survivors {
-            map: OffsetMap::new(secret, bytes_max),
+            hasher: KeyHasher::new(secret),
+            map: OffsetMap::new(bytes_max - bits.min(bytes_max / 2), offsets_max),
             last: OffsetSet::default(),
             tombstones: OffsetSet::default(),
             bytes_max,
+            base: None,
+            keys: 0,
             waiting: Vec::with_capacity(GATHERED),
-            replaced: Vec::with_capacity(GATHERED),
         }
     }
 
     /// Keys that are known.
     pub(crate) fn keys(&self) -> usize {
-        self.map.len()
+        self.keys
     }
 
     /// Bytes that all of this takes.
@@ -77,7 +84,8 @@ impl Survivors {
     /// [`FullAt`]: of this record or one of the last few, which is where to stop.
     #[inline]
     pub(crate) fn note(&mut self, key: &[u8], offset: Offset, is_tombstone: bool) -> Result<(), FullAt> {
-        let hash = self.map.hash(key);
+        let hash = self.hasher.hash(key);
+        self.map.prefetch(hash);
         self.waiting.push(Waiting { hash, offset, is_tombstone });
         if self.waiting.len() == GATHERED { self.settle() } else { Ok(()) }
     }
@@ -88,37 +96,59 @@ impl Survivors {
     /// As [`Survivors::note`].
     #[inline(never)]
     pub(crate) fn settle(&mut self) -> Result<(), FullAt> {
-        black_box(self.waiting.iter().fold(0, |sum, one| sum ^ self.map.touch(one.hash)));
         let mut waiting = std::mem::take(&mut self.waiting);
-        let brought_in = waiting.iter().try_for_each(|one| self.bring_in(*one));
-        // Only now: a bit far away is waited for together with the others.
-        self.replaced.drain(..).for_each(|former| self.last.remove(former));
+        let brought_in = match &waiting[..] {
+            [first, .., last] if last.offset.get() - first.offset.get() == waiting.len() as i64 - 1 => {
+                self.bring_in(&waiting)
+            }
+            some => {
+                some.chunk_by(|one, other| one.offset.next() == other.offset).try_for_each(|run| self.bring_in(run))
+            }
+        };
         waiting.clear();
         self.waiting = waiting;
         brought_in
     }
 
-    #[inline]
-    fn bring_in(&mut self, one: Waiting) -> Result<(), FullAt> {
+    /// Brings in records that follow each other without a gap, [`GATHERED`] at most.
+    fn bring_in(&mut self, run: &[Waiting]) -> Result<(), FullAt> {
+        let (first, last) = (run[0].offset, run[run.len() - 1].offset);
+        let has_tombstone = run.iter().fold(false, |any, one| any | one.is_tombstone);
         let needed =
-            self.last.bytes_for(one.offset) + if one.is_tombstone { self.tombstones.bytes_for(one.offset) } else { 0 };
-        let full = |Full| FullAt(one.offset);
+            self.last.bytes_for(first, last) + if has_tombstone { self.tombstones.bytes_for(first, last) } else { 0 };
+        let base = *self.base.get_or_insert(first);
+        // What the run's own numbers come after.
+        let number = u32::try_from(last.get() - base.get() + 1).map_err(|_| FullAt(first))? - run.len() as u32;
         if needed > 0 {
-            self.make_room(needed).map_err(full)?;
+            self.make_room(needed).map_err(|Full| FullAt(first))?;
         }
-        let former = self.map.note(one.hash, one.offset).map_err(full)?;
-        self.replaced.extend(former.filter(|former| *former < one.offset));
-        self.last.insert(one.offset);
-        if one.is_tombstone {
-            self.tombstones.insert(one.offset);
+        // Those of the run that are behind where memory ends are never asked for.
+        self.last.insert_all(first, last);
+        if has_tombstone {
+            run.iter()
+                .filter(|one| one.is_tombstone)
+                .for_each(|one| self.tombstones.insert_all(one.offset, one.offset));
         }
-        Ok(())
+        let (mut replaced, mut count) = ([0; GATHERED], 0);
+        let noted = run.iter().zip(1..).try_for_each(|(one, place)| {
+            let former = self.map.note(one.hash, number + place).map_err(|Full| FullAt(one.offset))?;
+            // Whether there is one cannot be foreseen, so it is counted, not asked.
+            replaced[count % GATHERED] = former;
+            count += usize::from(former > 0);
+            self.keys += usize::from(former == 0);
+            Ok(())
+        });
+        // Only now: a bit far away is waited for together with the others.
+        let before = base.get() - 1;
+        replaced[..count].iter().for_each(|former| self.last.remove(Offset::new(before + i64::from(*former))));
+        noted
     }
 
     /// The bits get `needed` more bytes, and the keys what is left; half of all at least, where anything is known already.
     fn make_room(&mut self, needed: usize) -> Result<(), Full> {
         let bits = self.last.bytes() + self.tombstones.bytes();
-        if bits > 0 && bits + needed > self.bytes_max / 2 {
+        let all = self.bytes() + needed;
+        if bits > 0 && (bits + needed > self.bytes_max / 2 || all > self.bytes_max) {
             return Err(Full);
         }
         self.map.limit(self.bytes_max.saturating_sub(bits + needed));
@@ -148,13 +178,14 @@ impl Survivors {
 
     /// Answers the questions in their order: whether the key has a later record.
     pub(crate) fn answer(&self, questions: &mut Questions, mut answer: impl FnMut(bool)) {
-        black_box(questions.hashes.iter().fold(0, |sum, hash| sum ^ self.map.touch(*hash)));
-        questions.hashes.drain(..).for_each(|hash| answer(self.map.last(hash).is_some()));
+        questions.hashes.drain(..).for_each(|hash| answer(self.map.number(hash) > 0));
     }
 
     /// Asks whether `key` has a later record. True if it is time to hear the answers.
     pub(crate) fn ask(&self, questions: &mut Questions, key: &[u8]) -> bool {
-        questions.hashes.push(self.map.hash(key));
+        let hash = self.hasher.hash(key);
+        self.map.prefetch(hash);
+        questions.hashes.push(hash);
         questions.hashes.len() >= GATHERED
     }
 }
@@ -167,7 +198,7 @@ mod tests {
     #[test]
     fn of_each_key_the_last_is_known() {
         for bytes_max in [0, 5_000, 60_000, 1 << 20] {
-            let mut survivors = Survivors::new([3; 16], bytes_max);
+            let mut survivors = Survivors::new([3; 16], bytes_max, 30_000 * 7);
             let mut model: BTreeMap<u64, (i64, bool)> = BTreeMap::new();
             let mut seed = 1_u64;
             let mut all = Vec::new();
@@ -185,7 +216,7 @@ mod tests {
             }
             let end = end.or_else(|| survivors.settle().err().map(|FullAt(at)| at.get())).unwrap_or(i64::MAX);
             assert_eq!(end == i64::MAX, bytes_max == 1 << 20, "{bytes_max} bytes: up to {end}");
-            assert!(end > 0 && survivors.bytes() <= bytes_max.max(2_000), "{} of {bytes_max}", survivors.bytes());
+            assert!(end > 0 && survivors.bytes() <= bytes_max.max(5_000), "{} of {bytes_max}", survivors.bytes());
             all.retain(|(_, offset, _)| *offset < end);
             for (key, offset, is_tombstone) in &all {
                 model.insert(*key, (*offset, *is_tombstone));
@@ -212,5 +243,18 @@ mod tests {
             let expected: Vec<bool> = (0..3_100).map(|key| model.contains_key(&key)).collect();
             assert_eq!(answers, expected);
         }
+    }
+
+    #[test]
+    fn offsets_are_taken_as_far_as_a_slot_counts() {
+        let mut survivors = Survivors::new([8; 16], 1 << 20, usize::MAX);
+        let first = Offset::new(1 << 50);
+        let far = Offset::new(first.get() + i64::from(u32::MAX) - 1);
+        assert_eq!(survivors.note(b"a", first, false), Ok(()));
+        assert_eq!(survivors.note(b"b", far, false), Ok(()));
+        assert_eq!(survivors.settle(), Ok(()));
+        assert_eq!(survivors.note(b"a", far.next(), false), Ok(()));
+        assert_eq!(survivors.settle(), Err(FullAt(far.next())));
+        assert!(survivors.is_last(first) && survivors.is_last(far) && survivors.keys() == 2);
     }
 }
