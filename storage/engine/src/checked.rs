@@ -43,11 +43,16 @@ impl CheckedRanges {
     }
 
     /// Somebody is about to read `range`, which is in memory as a whole or not. If the page cache has given up what was
-    /// checked of it, then perhaps more: all of it is to be checked again.
+    /// checked of it, then perhaps more: all of it is to be checked again. So is what lies behind it: the kernel reads ahead, and
+    /// may bring back what it has given up there.
     pub(crate) fn note(&mut self, range: &Range<u64>, is_resident: bool) {
-        if !is_resident && self.overlap(range) {
+        if is_resident {
+            return;
+        }
+        if self.overlap(range) {
             self.clear();
         }
+        self.ranges.truncate(self.ranges.partition_point(|known| known.end <= range.start));
     }
 
     /// Forgets everything.
@@ -83,7 +88,9 @@ mod tests {
         checked.insert(0..5);
         checked.insert(3..100);
         assert!(checked.contain(&(0..100)) && checked.ranges.len() == 1);
+        checked.insert(300..400);
         checked.note(&(100..200), false);
+        assert!(!checked.overlap(&(300..400)), "the kernel may have read ahead");
         checked.note(&(0..100), true);
         assert!(checked.contain(&(0..100)));
         checked.note(&(99..200), false);

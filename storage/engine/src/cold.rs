@@ -294,6 +294,8 @@ pub(crate) struct ColdStream {
 impl ColdStream {
     /// The bytes from `position` to `end` of `file`.
     pub(crate) fn new(core: &Rc<Core>, file: File, position: u64, end: u64) -> ColdStream {
+        // Beside appends the kernel adds nothing to what may be in flight.
+        core.io.set_read_ahead(&file, !core.dir.cold_reads().has_appends(core.io.now()));
         ColdStream { core: Rc::clone(core), file, next: position, end, ahead: VecDeque::new() }
     }
 

@@ -66,9 +66,6 @@ impl FileTable {
             return Ok(file);
         }
         let file = io.open(&key.path(directory), options).await?;
-        if key.file == SegmentFile::Log {
-            io.disable_read_ahead(&file);
-        }
         self.insert(key, file.clone());
         Ok(file)
     }

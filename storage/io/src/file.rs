@@ -369,12 +369,13 @@ impl Io {
         }
     }
 
-    /// Has the kernel read nothing of this file into memory but what it is asked for. A hint: where it is not taken (by the
-    /// simulator, which reads nothing ahead, or by a file system) nothing else changes.
-    pub fn disable_read_ahead(&self, file: &File) {
+    /// Lets the kernel read ahead of who reads this file in order, as it does at first, or has it bring nothing into memory but what
+    /// it is asked for. A hint: where it is not taken (by the simulator, which reads nothing ahead, or by a file system) nothing
+    /// else changes.
+    pub fn set_read_ahead(&self, file: &File, reads_ahead: bool) {
         if let FileKind::Os(descriptor) = &file.inner.kind {
             use std::os::fd::AsRawFd;
-            os::disable_read_ahead(descriptor.as_raw_fd());
+            os::set_read_ahead(descriptor.as_raw_fd(), reads_ahead);
         }
     }
 

@@ -382,10 +382,11 @@ pub(crate) fn try_hold(file: RawFd, how: Hold) -> io::Result<bool> {
     }
 }
 
-/// `POSIX_FADV_RANDOM` for the whole file, as far as it is opened here.
-pub(crate) fn disable_read_ahead(file: RawFd) {
+/// `POSIX_FADV_NORMAL` or `POSIX_FADV_RANDOM`, for reads by this descriptor.
+pub(crate) fn set_read_ahead(file: RawFd, reads_ahead: bool) {
+    let advice = if reads_ahead { libc::POSIX_FADV_NORMAL } else { libc::POSIX_FADV_RANDOM };
     // SAFETY: plain numbers. Whoever does not take the hint answers with an error that says nothing else.
-    unsafe { libc::posix_fadvise(file, 0, 0, libc::POSIX_FADV_RANDOM) };
+    unsafe { libc::posix_fadvise(file, 0, 0, advice) };
 }
 
 /// Whether all these bytes of a file are in memory; false if the kernel (before 6.5) or the file system cannot tell.
