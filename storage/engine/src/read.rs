@@ -3,8 +3,6 @@
 //! Owns finding the batch that contains an offset. It hands out places, never copies of bytes, and sees only what was
 //! written; who may see how far is decided by the caller's limit.
 
-use std::rc::Rc;
-
 use heddle_io::{File, Lease, OpenOptions};
 use heddle_record::{LogEndOffset, LogStartOffset, Offset};
 
@@ -162,21 +160,15 @@ impl LogInner {
     /// are there, else from the file. Returns how far.
     async fn add_pieces(&self, start: Boundary, end: Boundary, pieces: &mut Vec<Piece>) -> Result<Boundary, Error> {
         self.check_damage(start.segment)?;
-        let tail = Rc::clone(&self.state.borrow().tail);
-        let (in_memory_from, in_memory) = tail.borrow().pieces(start.segment, start.position, end.position);
-        let mut reached = end;
-        let mut files_to = in_memory_from;
+        let (in_memory_from, in_memory) =
+            self.state.borrow().tail.borrow().pieces(start.segment, start.position, end.position);
+        let (mut reached, mut files_to) = (end, in_memory_from);
         if start.position < in_memory_from {
-            let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
-            let is_sealed = start.segment < self.state.borrow().written.segment;
-            if is_sealed {
-                reached = self.check_cold(&file, start, end).await?;
-            } else {
-                self.core.warm(&file, start.position..in_memory_from).await?;
-            }
-            if reached != end {
-                self.state.borrow_mut().remember(reached);
-                files_to = reached.position;
+            // In a box: who reads from memory carries nothing of it about.
+            let (file, checked_to) = Box::pin(self.file_to_serve(start, end, in_memory_from)).await?;
+            if checked_to != end {
+                self.state.borrow_mut().remember(checked_to);
+                (reached, files_to) = (checked_to, checked_to.position);
             }
             let len = usize::try_from(files_to - start.position).expect("a segment is below 2 GiB");
             pieces.push(Piece::File { file, position: start.position, len });
@@ -188,6 +180,23 @@ impl LogInner {
             .meters
             .count_read(ReadBytes { memory: reached.position - files_to, files: files_to - start.position });
         Ok(reached)
+    }
+
+    /// A segment's file, checked if it is sealed, brought into memory if not, and how far it may be served.
+    async fn file_to_serve(
+        &self,
+        start: Boundary,
+        end: Boundary,
+        in_memory_from: u64,
+    ) -> Result<(File, Boundary), Error> {
+        let file = self.open_file(start.segment, SegmentFile::Log, OpenOptions::read_write()).await?;
+        let is_sealed = start.segment < self.state.borrow().written.segment;
+        if is_sealed {
+            let checked_to = self.check_cold(&file, start, end).await?;
+            return Ok((file, checked_to));
+        }
+        self.core.warm(&file, start.position..in_memory_from).await?;
+        Ok((file, end))
     }
 
     fn readable(&self, state: &crate::state::LogState, segment: Offset) -> u64 {
