@@ -49,15 +49,8 @@ impl CheckedRanges {
         if is_resident {
             return;
         }
-        if self.overlap(range) {
-            self.clear();
-        }
-        self.ranges.truncate(self.ranges.partition_point(|known| known.end <= range.start));
-    }
-
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        self.ranges = Vec::new();
+        let before = self.ranges.partition_point(|known| known.end <= range.start);
+        self.ranges.truncate(if self.overlap(range) { 0 } else { before });
     }
 }
 

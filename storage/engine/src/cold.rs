@@ -33,7 +33,7 @@ pub(crate) const READ_BYTES: usize = 128 << 10;
 /// Bytes that one read of a log waits for, and the rest of a batch.
 pub(crate) const WAITED_FOR_BYTES_MAX: u64 = 4 << 20;
 /// Bytes in flight while nobody appends.
-pub(crate) const QUIET_BYTES_MAX: usize = 2 << 20;
+const QUIET_BYTES_MAX: usize = 2 << 20;
 /// Bounds of the window beside appends, and a step of its growth.
 const WINDOW_MIN: usize = READ_BYTES;
 const WINDOW_MAX: usize = 1 << 20;

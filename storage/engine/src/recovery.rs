@@ -84,11 +84,7 @@ pub(crate) async fn open_or_create(core: &Core, name: &LogName, path: &Path) -> 
             }
             resumed
         }
-        None => match recovery.scan_all().await {
-            // A kill may have come between the directory and its name on the disk.
-            Ok(state) => core.sync_names(None).await.map(|()| state),
-            Err(error) => Err(error),
-        },
+        None => recovery.scan_all().await,
     };
     if let Err(error) = &opened {
         core.dir.note_failure(error);
@@ -253,6 +249,8 @@ impl Recovery<'_> {
         let start = self.files.first().copied().unwrap_or(Offset::ZERO);
         let mut state = LogState::empty(start);
         self.scan(&mut state).await?;
+        // A kill may have come between the directory and its name on the disk.
+        self.core.sync_names(None).await?;
         Ok(state)
     }
 
